@@ -1,0 +1,176 @@
+"""The interfaces a plugin implements: Method, Kernel, Fitness, Searcher.
+
+A plugin module returns its classes from the hooks in `evopress.hooks.specs`. No torch at import.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from evopress.api.budget import Budget
+from evopress.api.cost import Cost
+from evopress.api.level import Level
+from evopress.api.profile import Profile
+from evopress.api.site import Site, SiteKind
+from evopress.api.space import Space
+from evopress.api.trial import Slice, Trial
+from evopress.api.variant import Statistics, Variant
+
+if TYPE_CHECKING:
+    import random
+
+    from torch import Tensor, nn
+
+Need = Literal["second_moment"]
+
+
+class Method(ABC):
+    """Compresses one site. A frozen dataclass whose fields are the options of `name(option=value)`.
+
+    paper: title, year and arXiv id, or "" for folklore. version: raise it when the numbers of `compress` change (part of the bank key).
+    kinds: kinds of site it applies to. needs: which statistics of the input it reads.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({"linear"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def levels(self, site: Site) -> Sequence[Level]:
+        """Levels this method offers at a site (may be none, e.g. when a group size does not divide the columns)."""
+
+    @abstractmethod
+    def cost(self, site: Site, level: Level) -> Cost:
+        """Exact cost from the shape alone; equals the cost of the variant that `compress` will yield."""
+
+    @abstractmethod
+    def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
+        """Yield one variant per level, in the order given. weight: R×C float32, not to be changed in place.
+
+        Called once per site with all missing levels, so that a factorisation of the statistics is shared. Deterministic.
+        """
+
+
+class Kernel(ABC):
+    """Runs x Wᵀ for some weight formats.
+
+    formats: regular expressions a format must match in full. packed: False where the kernel computes with a de-quantised dense weight.
+    """
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    packed: ClassVar[bool] = True
+
+    @abstractmethod
+    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+        """Can it run this format at this shape (rows out, columns in) on this device?"""
+
+    @abstractmethod
+    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
+        """Repack the variant's tensors for `run`; done once at load."""
+
+    @abstractmethod
+    def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
+        """x: (tokens, columns in), bfloat16 or float32. Returns (tokens, rows out) in the type of x."""
+
+    @abstractmethod
+    def reference(self, x: Tensor, variant: Variant) -> Tensor:
+        """The exact answer in float64, slowly: what the conformance check compares `run` with."""
+
+
+class Fitness(ABC):
+    """Scores a model on documents; lower is better. `unit` is printed behind the value."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    zero_when_dense: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, documents: Mapping[int, Tensor]) -> None:
+        """Read what it needs from the dense model, once. documents: index in the token set -> token ids (1-D int64)."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
+        """Per-document mean over positions, and the number of positions. documents: (index, possibly shortened ids)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a searcher is given.
+
+    document_tokens: length of each document of the search set; token_set: its digest; slices are drawn from these.
+    errors: per site position and level index, relative output error tr(ΔHΔᵀ)/tr(WHWᵀ) in [0, ∞), a drop counts 1 per linear site
+        below it; present when the searcher `needs` {"errors"}.
+    starts: genotypes the run already knows (uniform, greedy, knapsack), all within the budgets.
+    """
+
+    space: Space
+    budgets: tuple[Budget, ...]
+    token_set: str
+    document_tokens: tuple[int, ...]
+    errors: tuple[tuple[float, ...], ...] = ()
+    starts: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Profiles to be measured, all on the same slice. generation and stage are for progress displays."""
+
+    profiles: tuple[Profile, ...]
+    slice: Slice
+    generation: int = 0
+    stage: int = 0
+    note: Mapping[str, float] = field(default_factory=dict)
+
+
+Steps = Generator[Ask, Sequence[Trial], None]
+
+
+class Searcher(ABC):
+    """Finds a profile within the budgets. Written as a generator that yields what it wants measured.
+
+    Deterministic: the same problem, rng state, options and trials give the same questions, so replaying stored trials restores its
+    state. Every profile it yields, and `incumbent`, meets every budget. options: keyword arguments of the constructor of the subclass.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset()
+
+    def __init__(self, problem: Problem, rng: random.Random) -> None:
+        self.problem = problem
+        self.rng = rng
+        self._steps: Steps | None = None
+        self._pending: Ask | None = None
+
+    @property
+    @abstractmethod
+    def incumbent(self) -> Profile:
+        """Best profile so far; valid before the first question too."""
+
+    @abstractmethod
+    def steps(self) -> Steps:
+        """Yield questions; each `yield` returns one trial per profile, in order. Return when finished."""
+
+    def ask(self) -> Ask | None:
+        """The pending question, or None when the search is finished. Asking twice gives the same question."""
+        if self._steps is None:
+            self._steps = self.steps()
+            self._pending = next(self._steps, None)
+        return self._pending
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Answer the pending question: one trial per profile, in the order asked."""
+        if self._steps is None or self._pending is None:
+            raise RuntimeError("tell() without a pending question; call ask() first")
+        if [trial.profile for trial in trials] != list(self._pending.profiles):
+            raise ValueError("the trials must answer the pending question, in its order")
+        try:
+            self._pending = self._steps.send(trials)
+        except StopIteration:
+            self._pending = None

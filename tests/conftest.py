@@ -1,0 +1,22 @@
+"""Shared setup of the tests: offline switches, two threads, and where the shared data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real text and task data beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder shared/data beside the checkout is absent")
+    return SHARED
