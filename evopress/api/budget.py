@@ -14,7 +14,7 @@ from typing import Literal
 
 from evopress.api.cost import Cost
 from evopress.api.errors import InfeasibleBudget, UsageError, unknown
-from evopress.api.level import Level
+from evopress.api.level import DENSE, Level
 from evopress.api.space import Space
 
 FIELDS: dict[str, Literal["bytes", "params"]] = {"bits": "bytes", "size": "bytes", "sparsity": "params", "params": "params"}
@@ -87,7 +87,7 @@ def uniform_cost(space: Space, level: Level) -> Cost:
     for levels, costs in zip(space.levels, space.costs, strict=True):
         here = level in levels
         found |= here
-        total += costs[levels.index(level)] if here else costs[-1]
+        total += costs[levels.index(level if here else DENSE)]
     if not found:
         known = sorted({str(item) for levels in space.levels for item in levels})
         raise unknown("level", str(level), known, "the budget")

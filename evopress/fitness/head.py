@@ -1,0 +1,74 @@
+"""The last step of a language model, taken apart: final hidden states, then logits in chunks of positions.
+
+Shapes: B documents, T tokens, P positions (B·T flattened), D width, V vocabulary. Used by the fitnesses so that memory does not grow with
+V times the text. Not a fitness itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evopress.api import UsageError
+
+BATCH_TOKENS = 4096
+"""Most tokens in one forward pass."""
+
+
+def batches(documents: Sequence[tuple[int, Tensor]]) -> Iterator[list[int]]:
+    """Positions (in `documents`) of documents of equal length, at most BATCH_TOKENS tokens together: no padding, no masks."""
+    by_length: dict[int, list[int]] = {}
+    for position, (_, ids) in enumerate(documents):
+        by_length.setdefault(len(ids), []).append(position)
+    for length, members in by_length.items():
+        size = max(1, BATCH_TOKENS // length)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def final_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """Hidden states behind the final norm, B×T×D, in the model's type."""
+    body: Any = model.base_model
+    with torch.no_grad():
+        output = body(input_ids=ids_BT, use_cache=False)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+class Head:
+    """Logits of hidden states, as the model itself would compute them: output embedding, scale and soft cap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        projection: Any = model.get_output_embeddings()  # type: ignore[operator]
+        config: Any = model.config
+        # Detached: swapping a parameter's data later must not change the head of the dense model.
+        self.weight_VD: Tensor = projection.weight.detach()
+        self.bias_V: Tensor | None = None if projection.bias is None else projection.bias.detach()
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        self.softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+
+    @torch.no_grad()
+    def __call__(self, hidden_PD: Tensor) -> Tensor:
+        """P×V logits in float32."""
+        logits_PV = F.linear(hidden_PD, self.weight_VD, self.bias_V).float()
+        if self.scale != 1.0:
+            logits_PV = logits_PV * self.scale
+        if self.softcap:
+            logits_PV = torch.tanh(logits_PV / self.softcap) * self.softcap
+        return logits_PV
+
+    def check(self, model: nn.Module, ids_T: Tensor) -> None:
+        """Compare with the logits of the whole model on a few tokens. Raises UsageError for heads this class does not know."""
+        ids_BT = ids_T[None, :16]
+        with torch.no_grad():
+            expected_PV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        got_PV = self(final_hidden(model, ids_BT)[0])
+        tolerance = 0.05 if self.weight_VD.dtype == torch.bfloat16 else 1e-3
+        if not torch.allclose(got_PV, expected_PV, atol=tolerance * float(expected_PV.abs().max()), rtol=tolerance):
+            raise UsageError(
+                f"The head of {type(model).__name__} is not a plain output embedding, so its logits cannot be recomputed in chunks.",
+                "Use a model whose logits are output_embeddings(final hidden states), optionally scaled or soft-capped.",
+            )

@@ -1,0 +1,55 @@
+"""Negative log-likelihood of the text itself. Its exponential is the perplexity; the mean NLL is what is averaged and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evopress.api import Fitness
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from evopress.fitness.head import Head
+
+CHUNK_POSITIONS = 64
+
+
+class Perplexity(Fitness):
+    """Next-token negative log-likelihood in nats a token; exp of its token-weighted mean is the perplexity (EvoPress `ppl`)."""
+
+    name = "perplexity"
+    unit = "nats/token"
+
+    def prepare(self, model: nn.Module, documents: Mapping[int, Tensor]) -> None:
+        """Check that the head can be recomputed; nothing is kept of the dense model."""
+        from evopress.fitness.head import Head
+
+        Head(model).check(model, next(iter(documents.values())))
+
+    def score(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
+        """Mean NLL a document and its number of predicted tokens."""
+        import torch
+
+        from evopress.fitness.head import Head, batches, final_hidden
+
+        values, head = [0.0] * len(documents), Head(model)
+        for members in batches(documents):
+            hidden_BTD = final_hidden(model, torch.stack([documents[i][1] for i in members]))
+            for row, i in enumerate(members):
+                values[i] = mean_nll(hidden_BTD[row, :-1], documents[i][1][1:], head)
+        return values, [len(ids) - 1 for _, ids in documents]
+
+
+def mean_nll(hidden_PD: Tensor, targets_P: Tensor, head: Head) -> float:
+    """Mean over positions of log Z - logit of the next token; chunked over P."""
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(hidden_PD), CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            logits_PV = head(hidden_PD[chunk])
+            picked_P = logits_PV.gather(-1, targets_P[chunk, None])[:, 0]
+            total += float((logits_PV.logsumexp(-1).double() - picked_P.double()).sum())
+    return total / len(hidden_PD)

@@ -1,0 +1,111 @@
+"""The plan of a study: model, sites, methods, space and budgets, from the configuration alone. No weights are read.
+
+Called by `evopress.run` and by `--dry-run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evopress.api import (
+    DENSE,
+    DROP,
+    Budget,
+    Cost,
+    Level,
+    Method,
+    Site,
+    Space,
+    UsageError,
+    check_feasible,
+    dense_cost,
+    order_levels,
+    unknown,
+)
+from evopress.api.study import Study
+from evopress.hooks.registry import Registry
+from evopress.models.load import ModelRef, resolve, skeleton
+from evopress.models.sites import SiteMap, check_coverage, find_sites
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study whose names are resolved and whose budgets are known to be feasible."""
+
+    study: Study
+    ref: ModelRef
+    sitemap: SiteMap
+    methods: Mapping[str, Method]
+    space: Space
+    budgets: tuple[Budget, ...]
+
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes of all variants the bank will hold, exact from shapes (file headers not counted)."""
+        return sum(
+            cost.bytes
+            for levels, costs in zip(self.space.levels, self.space.costs, strict=True)
+            for level, cost in zip(levels, costs, strict=True)
+            if level not in (DENSE, DROP)
+        )
+
+
+def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
+    """Resolve names, find sites, check coverage and budgets. Raises UsageError, NotFound, InfeasibleBudget."""
+    where = f"study {study.name}"
+    registry.get("fitness", study.fitness, where)
+    methods: dict[str, Method] = {}
+    for specification in study.methods:
+        method = registry.method(specification, where)
+        if method.name in methods:
+            raise UsageError(f"Method {method.name!r} stands twice in {where}.", "Join the options: gptq(bits=2|3|4).")
+        methods[method.name] = method
+    ref = resolve(study.model or None, home)
+    sitemap = find_sites(skeleton(ref))
+    check_coverage(sitemap)
+    space = build_space(sitemap, list(methods.values()), study.links)
+    budgets = tuple(Budget.parse(text, space) for text in study.budgets)
+    check_feasible(space, budgets)
+    return Plan(study, ref, sitemap, methods, space, budgets)
+
+
+def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str] = ()) -> Space:
+    """The levels every site may take: `dense`, and what each method offers there. Raises UsageError when a method offers nothing."""
+    levels: list[tuple[Level, ...]] = []
+    costs: list[tuple[Cost, ...]] = []
+    offered = dict.fromkeys((method.name for method in methods), 0)
+    for site in sitemap.sites:
+        options = {DENSE: dense_cost(site.weights if site.kind == "linear" else site.own_params)}
+        for method in methods:
+            if site.kind in method.kinds:
+                found = {level: method.cost(site, level) for level in method.levels(site)}
+                offered[method.name] += len(found)
+                options |= found
+        ordered = order_levels(options)
+        levels.append(ordered[0])
+        costs.append(ordered[1])
+    for name, count in offered.items():
+        if not count:
+            raise UsageError(f"Method {name!r} offers no level at any site of this model.", "Check its group size and its kinds of site.")
+    return Space(
+        sitemap.sites, tuple(levels), tuple(costs), dense_cost(sitemap.fixed_params), link_groups(sitemap.sites, links)
+    )
+
+
+def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Groups of site positions from `q_proj+k_proj+v_proj`: those roles share a level within each block. Raises UsageError."""
+    roles = {site.role for site in sites}
+    groups: list[tuple[int, ...]] = []
+    for link in links:
+        wanted = [role.strip() for role in link.split("+")]
+        for role in wanted:
+            if role not in roles:
+                raise unknown("role", role, roles, f"link {link!r}")
+        by_depth: dict[int, list[int]] = {}
+        for position, site in enumerate(sites):
+            if site.role in wanted:
+                by_depth.setdefault(site.depth, []).append(position)
+        groups += [tuple(members) for members in by_depth.values() if len(members) > 1]
+    return tuple(groups)
