@@ -1,6 +1,6 @@
-"""Builders of tiny random causal language models, one per family; for tests only. `build("llama")` is a real model of a few thousand weights.
+"""Builders of tiny random causal language models, one per family; for tests only.
 
-Not a fixture file: tests import it as `from tiny import FAMILIES, build, config`.
+`build("llama")` is a real model of a few thousand weights. Tests write `from tiny import FAMILIES, build, skeleton, tokens`.
 """
 
 from __future__ import annotations

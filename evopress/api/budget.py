@@ -81,6 +81,14 @@ def _limit(name: str, value: str, text: str, space: Space) -> int:
     return int(number * table[unit])
 
 
+def parse_bytes(text: str, what: str) -> int:
+    """`2GiB` or `500MB` as bytes. Raises UsageError."""
+    number, unit = _number(text.strip(), f"{what}={text}")
+    if unit not in _UNITS:
+        raise unknown("unit", unit, [key for key in _UNITS if key], f"{what}={text}")
+    return int(number * _UNITS[unit])
+
+
 def uniform_cost(space: Space, level: Level) -> Cost:
     """Cost of the profile with `level` at every linear site that has it and dense elsewhere. Raises UsageError if none has it."""
     total, found = space.fixed, False

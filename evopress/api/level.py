@@ -12,6 +12,7 @@ from typing import Any
 from evopress.api.errors import UsageError
 
 Scalar = int | float | bool | str
+_NUMERAL = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$", re.ASCII)
 _CALL = re.compile(r"^\s*([A-Za-z_][\w\-]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 
@@ -19,12 +20,9 @@ def _scalar(text: str) -> Scalar:
     text = text.strip()
     if text in ("true", "false"):
         return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if not _NUMERAL.match(text):  # `inf`, `nan` and `1_000` are words, not numbers
+        return text
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
 
 
 def _show(value: Scalar) -> str:

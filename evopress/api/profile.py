@@ -34,7 +34,7 @@ class Profile:
             if not line:
                 continue
             site, colon, level = line.partition(":")
-            if not colon:
+            if not colon or not site.strip():
                 raise UsageError(f"Line {number} of the profile is {line!r}.", "Write every line as site: level.")
             if site.strip() in levels:
                 raise UsageError(f"Line {number} of the profile names site {site.strip()!r} again.", "Keep one line a site.")

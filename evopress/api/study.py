@@ -58,6 +58,11 @@ class Study(BaseModel):
         return self.model_dump(mode="json", exclude={"name", *_STOPS})
 
     @property
+    def stops(self) -> dict[str, float]:
+        """The stops that are set."""
+        return {key: value for key in sorted(_STOPS) if (value := getattr(self, key)) is not None}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the identity, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from evopress.api.errors import InfeasibleBudget, UsageError
 from evopress.api.site import Site, SiteKind
+from evopress.models.calls import replaced
 from evopress.models.weights import expert_tensors, is_linear, slot_of
 
 _TOKEN_MIXING = frozenset(
@@ -111,9 +112,8 @@ def _mixes_tokens(module: nn.Module) -> bool:
     return not _TOKEN_MIXING.isdisjoint(inspect.signature(type(module).forward).parameters)
 
 
-def _matrices(path: str, module: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name and R×C shape of every compressible matrix at or below a module, in model order; routers are left out."""
-    experts = {tensor.shape[0] for child in module.modules() for tensor in expert_tensors(child).values()}
+def _matrices(path: str, module: nn.Module, experts: set[int]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and R×C shape of every compressible matrix at or below a module, in model order; routers over `experts` are left out."""
     for name, child in module.named_modules(prefix=path):
         if is_linear(child):
             rows, columns = child.weight.shape if isinstance(child, nn.Linear) else reversed(child.weight.shape)
@@ -128,9 +128,9 @@ def _matrices(path: str, module: nn.Module) -> Iterator[tuple[str, tuple[int, in
 
 def _block_sites(path: str, block: nn.Module, depth: int) -> list[Site]:
     below: list[Site] = []
-    inside = _units(path, block)
-    for name, child in inside:
-        matrices = list(_matrices(name, child))
+    experts = {tensor.shape[0] for child in block.modules() for tensor in expert_tensors(child).values()}
+    for name, child in _units(path, block):
+        matrices = list(_matrices(name, child, set() if _mixes_tokens(child) else experts))
         if is_linear(child) and matrices:
             below.append(Site(name, "linear", matrices[0][1], depth, path))
         elif matrices:
@@ -169,7 +169,6 @@ def _observed_inputs(model: nn.Module, linears: list[Site]) -> tuple[dict[str, s
         groups[name] = first.setdefault(key, name)
 
     handles = []
-    originals: list[tuple[nn.Module, object]] = []
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     state = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     inputs = {"inputs_embeds": torch.empty(1, 2, embedding.weight.shape[1], device="meta", dtype=embedding.weight.dtype)}
@@ -178,23 +177,20 @@ def _observed_inputs(model: nn.Module, linears: list[Site]) -> tuple[dict[str, s
             if not site.name.endswith("]"):
                 module = model.get_submodule(site.name)
                 handles.append(module.register_forward_pre_hook(lambda _, args, name=site.name: observe(name, args[0])))
-        for module in model.modules():
-            if expert_tensors(module):  # routing depends on values, which meta tensors lack; experts keep the shape
-                originals.append((module, module.__dict__.get("forward")))
-                module.forward = lambda hidden_states, *_, **__: torch.empty_like(hidden_states)  # type: ignore[method-assign]
-        with torch.no_grad():
+        # Routing depends on values, which meta tensors lack; experts keep the shape of what they are given.
+        experts = {module: _same_shape for module in model.modules() if expert_tensors(module)}
+        with torch.no_grad(), replaced(experts):
             torch.func.functional_call(model, state, args=(), kwargs={**inputs, "use_cache": True})
     except Exception as error:  # any model code may fail on meta tensors; the answer below stays right, and the reason is kept
         return {}, f"{type(error).__name__}: {error}"
     finally:
         for handle in handles:
             handle.remove()
-        for module, forward in originals:
-            if forward is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = forward
     return groups, ""
+
+
+def _same_shape(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    return torch.empty_like(hidden_states)
 
 
 def _site_map(model: nn.Module, stack: str, sites: tuple[Site, ...], error: str) -> SiteMap:

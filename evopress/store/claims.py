@@ -1,8 +1,8 @@
 """Claims: who is taking which measurement now, so that two processes never take the same one.
 
-A claim belongs to an owner (host, process, worker). It ends when the trial is stored, when the owner releases it, or when the owner is dead: on
-the same host that is seen at once from the process table, on another host only by a heartbeat older than the lease. Called by the store, inside
-its transactions. Not a queue: the order of work stays with the searcher.
+A claim belongs to an owner (host, process, worker). It ends when the trial is stored, when the owner releases it, or when the owner
+is dead: on the same host that is seen at once from the process table, on another host only by a heartbeat older than the lease.
+Called by the store, inside its transactions. Not a queue: the order of work stays with the searcher.
 """
 
 from __future__ import annotations
@@ -97,13 +97,17 @@ def claim(conn: Connection, keys: Iterable[TrialKey], owner: Owner, now: float, 
         rows = [_row(key, owner, now) for key in open_keys]
         conn.execute(insert(conn, Claims).on_conflict_do_nothing(index_elements=["key"]), rows)
     mine: set[str] = set()
+    dead: dict[Owner, bool] = {}  # one look an owner, so that one that dies meanwhile is not half robbed
     for chunk in chunks(open_keys):
-        for row in conn.execute(select(Claims.__table__).where(Claims.key.in_(chunk))):
+        for row in conn.execute(select(Claims.__table__).where(Claims.key.in_(chunk))).all():
             holder = Owner(row.host, row.pid, row.process, row.worker)
-            if holder == owner or (_lapsed(holder, row.heartbeat, now, lease_seconds) and _steal(conn, row.key, holder, owner, row.heartbeat, now)):
+            if holder not in dead:
+                dead[holder] = holder.is_dead()
+            lapsed = dead[holder] or (holder.host != owner.host and now - row.heartbeat > lease_seconds)
+            if holder == owner or (lapsed and _steal(conn, row.key, holder, owner, row.heartbeat, now)):
                 mine.add(row.key)
     # Between the first look and the insert another owner may have stored its trial and dropped its claim: look again, now that ours stands.
-    late = _stored(conn, mine)
+    late = _stored(conn, open_keys)
     for chunk in chunks(sorted(late)):
         conn.execute(delete(Claims).where(Claims.key.in_(chunk)))
     done |= late
@@ -142,12 +146,6 @@ def _stored(conn: Connection, digests: Iterable[str]) -> set[str]:
     for chunk in chunks(sorted(digests)):
         found.update(conn.scalars(select(Trials.key).where(Trials.key.in_(chunk))))
     return found
-
-
-def _lapsed(holder: Owner, heartbeat: float, now: float, lease_seconds: float) -> bool:
-    if holder.host == _host():
-        return holder.is_dead()
-    return now - heartbeat > lease_seconds
 
 
 def _steal(conn: Connection, key: str, holder: Owner, owner: Owner, heartbeat: float, now: float) -> bool:

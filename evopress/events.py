@@ -1,0 +1,35 @@
+"""What a run tells while it works: one small noun, sent to whoever listens (a live display, a log, a notebook)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """phase: model, text, bank, baselines, search, heldout or speed. done of total: units of that phase (total 0: unknown).
+
+    best: lowest fitness so far, gain: how far it lies below uniform on the same documents (both None outside a search).
+    evaluations, tokens, seconds: spent by the search so far. eta_seconds: what is left, by the tightest stop. cached: evaluations that were
+    read from the store.
+    """
+
+    phase: str
+    text: str
+    done: int = 0
+    total: int = 0
+    best: float | None = None
+    gain: float | None = None
+    evaluations: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    eta_seconds: float | None = None
+    cached: int = 0
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """A listener that does nothing."""

@@ -1,0 +1,268 @@
+"""Runs a whole causal language model at a profile with real kernels, and times prefill and decode with a key-value cache.
+
+Linear sites call a kernel instead of their dense weight; dropped sublayers are skipped by the Stitcher. Not a fast serving engine: the
+rest of the model is transformers as it is, the same for every profile. Called by the run.
+
+Shapes: R rows out, C columns in, B batch, P prompt tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from evopress.api import ABSENT, DENSE, Kernel, Level, Profile, Site, UsageError, Variant
+from evopress.api.formats import decode, variant_bytes
+from evopress.latency.clock import Clock, Timing
+from evopress.models.calls import Forward, replaced
+from evopress.models.stitch import Stitcher
+from evopress.models.weights import slot_of
+
+VariantOf = Callable[[Site, Level], Variant]
+DTYPES = (torch.bfloat16, torch.float32)
+NO_KERNEL = "no packed kernel: dequantised"
+
+
+def choose(format: str, shape: tuple[int, int], device: str, kernels: Iterable[Kernel]) -> Kernel:
+    """The first packed kernel that supports the format and shape, else the first that computes with a dequantised weight.
+
+    kernels: fastest first, as the registry gives them. Raises UsageError when none supports it.
+    """
+    fitting = [kernel for kernel in kernels if kernel.supports(format, shape, device)]
+    for kernel in sorted(fitting, key=lambda kernel: not kernel.packed):
+        return kernel
+    raise UsageError(
+        f"No kernel runs format {format!r} of shape {shape} on {device}.", "See `evopress kernels list`; install the built-in kernels."
+    )
+
+
+def label(kernel: Kernel) -> str:
+    """What reports print for a kernel: its name, or that it is none."""
+    return kernel.name if kernel.packed else NO_KERNEL
+
+
+def cast(kernel: Kernel, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Mapping[str, Tensor]:
+    """Convert a plain dense `weight` to the type of the activations once, so that `run` need not do it at every call."""
+    weight = packed.get("weight")
+    if weight is None or not weight.is_floating_point():
+        return packed
+    return {**packed, "weight": weight.to(dtype)}
+
+
+class PackedModel:
+    """A model that computes a profile with kernels while it is entered (`with packed: …`), and is dense again afterwards.
+
+    kernels: label -> number of linear sites it runs; `dense` are plain modules, sites under a dropped parent are not counted.
+    by_format: (format, label) -> number of linear sites. weight_bytes: what the linear sites that run keep in memory for their kernels.
+    Several of one model may exist at once; enter one at a time.
+    """
+
+    def __init__(
+        self, model: nn.Module, stitcher: Stitcher, profile: Profile, stitched: Profile, variant_of: VariantOf,
+        forwards: Mapping[nn.Module, Forward], by_format: Mapping[tuple[str, str], int], weight_bytes: int,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.profile = profile
+        self.by_format = dict(by_format)
+        self.weight_bytes = weight_bytes
+        self._stitcher = stitcher
+        self._stitched = stitched
+        self._variant_of = variant_of
+        self._forwards = forwards
+        self._undo: ExitStack | None = None
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """Label of a kernel -> number of linear sites it runs."""
+        counts: Counter[str] = Counter()
+        for (_, name), sites in self.by_format.items():
+            counts[name] += sites
+        return dict(counts)
+
+    def __enter__(self) -> PackedModel:
+        if self._undo is not None:
+            raise RuntimeError("this PackedModel is entered already")
+        with ExitStack() as undo:
+            undo.callback(self._stitcher.restore)
+            self._stitcher.set(self._stitched, self._decode)
+            undo.enter_context(replaced(self._forwards))
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Make the model dense again, to the last bit. Doing it twice is harmless."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo.close()
+
+    def _decode(self, site: Site, level: Level) -> Tensor:
+        variant = self._variant_of(site, level)
+        return decode(variant.format, variant.tensors, site.shape)
+
+
+def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of: VariantOf, kernels: Iterable[Kernel]) -> PackedModel:
+    """Pack every compressed linear site for its kernel. The model must be dense, on one device, in bfloat16 or float32.
+
+    Sites at `dense` keep their module, so the all-dense profile runs the plain model. One matrix of a stacked expert tensor has no module
+    of its own to replace, so it is stitched in dequantised, and counted as that. Raises UsageError for another type, or a format without
+    kernel. variant_of must not make variants from the model's own weights when called later, since experts are stitched by then.
+    """
+    kernels = list(kernels)
+    by_format: Counter[tuple[str, str]] = Counter()
+    forwards: dict[nn.Module, Forward] = {}
+    stitched: dict[str, Level] = {}
+    weight_bytes = 0
+    for site in sites:
+        level = stitched[site.name] = profile[site.name]
+        if site.kind != "linear" or level == ABSENT:
+            continue
+        slot = slot_of(model, site)
+        dtype = slot.parameter.dtype
+        if dtype not in DTYPES:
+            raise UsageError(f"Kernels take bfloat16 or float32, but the model is in {dtype}.", "Load it with dtype=torch.bfloat16.")
+        if level == DENSE:
+            by_format["dense", "dense"] += 1
+            weight_bytes += site.weights * slot.parameter.element_size()
+        elif slot.index is not None:
+            by_format[variant_of(site, level).format, NO_KERNEL] += 1
+            weight_bytes += site.weights * slot.parameter.element_size()
+        else:
+            variant = variant_of(site, level)
+            kernel = choose(variant.format, site.shape, slot.parameter.device.type, kernels)
+            packed = cast(kernel, kernel.pack(variant), dtype)
+            forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
+            by_format[variant.format, label(kernel)] += 1
+            weight_bytes += variant_bytes(packed)
+            stitched[site.name] = DENSE
+    stitcher = Stitcher(model, sites)
+    return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, by_format, weight_bytes)
+
+
+def _forward(kernel: Kernel, packed: Mapping[str, Tensor], bias: Tensor | None) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        out = kernel.run(x.reshape(-1, x.shape[-1]), packed)
+        if bias is not None:
+            out = out + bias
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    return forward
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model ran.
+
+    prefill: seconds for a prompt of batch × prompt_tokens. decode: seconds for batch × decode_tokens, greedy, step by step, with cache.
+    kernels: label -> number of linear sites. weight_bytes: memory of the linear weights. dtype: of the activations.
+    """
+
+    prefill: Timing
+    decode: Timing
+    prompt_tokens: int
+    decode_tokens: int
+    batch: int
+    dtype: str
+    kernels: Mapping[str, int]
+    weight_bytes: int
+
+    @property
+    def prefill_tokens_per_second(self) -> tuple[float, float, float]:
+        """Median, low and high end of its interval."""
+        return _rate(self.prefill, self.batch * self.prompt_tokens)
+
+    @property
+    def decode_tokens_per_second(self) -> tuple[float, float, float]:
+        """Median, low and high end of its interval."""
+        return _rate(self.decode, self.batch * self.decode_tokens)
+
+
+def _rate(timing: Timing, tokens: int) -> tuple[float, float, float]:
+    return tokens / timing.median, tokens / timing.high, tokens / timing.low
+
+
+def bench(
+    packed: PackedModel, prompt_tokens: int = 512, decode_tokens: int = 64, batch: int = 1, repeats: int = 7, warmup: int = 1,
+    clock: Clock = time.perf_counter,
+) -> Speed:  # fmt: skip
+    """Time one model; enters it. To compare several, use `bench_interleaved`. Raises UsageError as that does."""
+    return bench_interleaved({"": packed}, prompt_tokens, decode_tokens, batch, repeats, warmup, clock)[""]
+
+
+def bench_interleaved(
+    models: Mapping[str, PackedModel], prompt_tokens: int = 512, decode_tokens: int = 64, batch: int = 1, repeats: int = 7, warmup: int = 1,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Speed]:  # fmt: skip
+    """Time several models in turns, A B C A B C …, so that drift of the machine hits all alike.
+
+    Sample i of every model comes from round i, so `latency.clock.ratio` of two of them is paired. Enters and leaves each model in every
+    round; only the passes are timed. Raises UsageError for no models, no tokens, or more tokens than the model has positions.
+    """
+    if not models or min(prompt_tokens, decode_tokens, batch, repeats) < 1 or warmup < 0:
+        raise UsageError(
+            f"Cannot time {len(models)} models with {prompt_tokens} prompt and {decode_tokens} decode tokens, batch {batch}, "
+            f"{repeats} repeats.",
+            "Each must be at least 1.",
+        )
+    prefill: dict[str, list[float]] = {name: [] for name in models}
+    decoded: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(-warmup, repeats):
+        for name, packed in models.items():
+            with packed:
+                first, rest = _pass(packed.model, prompt_tokens, decode_tokens, batch, clock)
+            if turn >= 0:
+                prefill[name].append(first)
+                decoded[name].append(rest)
+    return {
+        name: Speed(
+            Timing.of(prefill[name]), Timing.of(decoded[name]), prompt_tokens, decode_tokens, batch,
+            str(next(packed.model.parameters()).dtype).removeprefix("torch."), packed.kernels, packed.weight_bytes,
+        )
+        for name, packed in models.items()
+    }  # fmt: skip
+
+
+def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = time.perf_counter) -> tuple[Tensor, float, float]:
+    """Greedy tokens (B × tokens), seconds of the prompt, and seconds of the tokens: as many single-token steps, with a cache.
+
+    The first token comes from the prompt and is fed to the first step, so the prompt is not counted among the steps.
+    """
+    extra = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    out: list[Tensor] = []
+    with torch.no_grad():
+        begin = clock()
+        next_B1 = model(prompt_BP, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
+        middle = clock()
+        for _ in range(tokens):
+            out.append(next_B1)
+            next_B1 = model(next_B1, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
+        end = clock()
+    return torch.cat(out, dim=1), middle - begin, end - middle
+
+
+def _pass(model: nn.Module, prompt_tokens: int, decode_tokens: int, batch: int, clock: Clock) -> tuple[float, float]:
+    config: Any = model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and prompt_tokens + decode_tokens > positions:
+        raise UsageError(
+            f"{prompt_tokens} prompt and {decode_tokens} decode tokens do not fit the model's {positions} positions.",
+            "Ask for fewer tokens.",
+        )
+    device = next(model.parameters()).device
+    # Which tokens does not matter for speed; a fixed stride visits the vocabulary without a random source.
+    prompt_BP = (torch.arange(batch * prompt_tokens, device=device).view(batch, -1) * 7919 + 1) % int(config.vocab_size)
+    _, first, rest = generate(model, prompt_BP, decode_tokens, clock)
+    return first, rest

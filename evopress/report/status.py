@@ -1,0 +1,42 @@
+"""How far a study is, from the store alone. Called by `evopress search status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evopress.store import StepRow, Store
+
+
+def study_status(store: Store, name: str) -> dict[str, Any]:
+    """Runs, trials, the searchers' tracks and the profiles found, as JSON values. Raises NotFound."""
+    study = store.find_study(name)
+    tracks: dict[str, list[StepRow]] = {}
+    for step in store.trajectory(study.id):
+        tracks.setdefault(step.searcher, []).append(step)
+    return {
+        "name": study.name,
+        "digest": study.digest,
+        "state": study.state or "not started",
+        "trials": study.trials,
+        "runs": study.runs,
+        "definition": dict(study.definition),
+        "last_error": next((run.error for run in reversed(store.runs(study.id)) if run.error), ""),
+        "tracks": [_track(searcher, steps) for searcher, steps in tracks.items()],
+        "results": [
+            {"label": row.label, "profile": row.profile, "bytes": row.bytes, "bits": row.bits, **row.details}
+            for row in store.results(study.id)
+        ],
+    }
+
+
+def _track(searcher: str, steps: list[StepRow]) -> dict[str, Any]:
+    # Only the last question's trials share tokens with each other, so "best" is among them: values on other tokens do not compare.
+    last = max(step.ordinal for step in steps)
+    return {
+        "searcher": searcher,
+        "generation": max(step.generation for step in steps),
+        "evaluations": len(steps),
+        "tokens": sum(step.tokens for step in steps),
+        "seconds": sum(step.seconds for step in steps),
+        "best": min(step.mean for step in steps if step.ordinal == last),
+    }

@@ -1,0 +1,118 @@
+"""The loop that drives a searcher: ask, measure, tell, until it is finished or a stop is reached.
+
+Called by the run; measures nothing itself. What counts towards a stop is read off the trials, not off the clock, so a search that is
+replayed from stored trials stops at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from evopress.api import Ask, NumericalError, Profile, Searcher, Trial, UsageError
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where to stop; None is no limit. Questions beyond generations, tokens or evaluations are not measured; seconds may be passed once."""
+
+    generations: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "tokens", "seconds", "evaluations"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"Stop {name}={value!r} is negative.", "Write a number of at least 0, or leave it out.")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the trials so far took. generation: of the last answered question. wall_seconds: by the clock, since the loop began."""
+
+    generation: int = 0
+    evaluations: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    cached: int = 0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One answered question, for progress displays. incumbent: after the answer."""
+
+    ask: Ask
+    trials: tuple[Trial, ...]
+    totals: Totals
+    incumbent: Profile
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended. reason: `finished`, or the stop that was reached: generations, tokens, seconds, evaluations."""
+
+    best: Profile
+    reason: str
+    totals: Totals
+
+
+def drive(
+    searcher: Searcher,
+    measure: Callable[[Ask], Sequence[Trial]],
+    stops: Stops,
+    clock: Callable[[], float],
+    on_event: Callable[[Event], None] | None = None,
+) -> Outcome:
+    """Run a searcher to its end or to the first stop.
+
+    clock: seconds, for display only. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError when a
+    value is NaN or infinite.
+    """
+    began = clock()
+    totals = Totals()
+    while (ask := searcher.ask()) is not None:
+        reason = _stop(ask, totals, stops)
+        if reason:
+            return Outcome(searcher.incumbent, reason, totals)
+        trials = tuple(measure(ask))
+        for trial in trials:
+            _check_finite(trial)
+        searcher.tell(trials)
+        totals = Totals(
+            ask.generation,
+            totals.evaluations + len(trials),
+            totals.tokens + sum(trial.slice.tokens for trial in trials),
+            totals.seconds + sum(trial.seconds for trial in trials),
+            totals.cached + sum(trial.cached for trial in trials),
+            clock() - began,
+        )
+        if on_event is not None:
+            on_event(Event(ask, trials, totals, searcher.incumbent))
+    return Outcome(searcher.incumbent, "finished", totals)
+
+
+def _stop(ask: Ask, totals: Totals, stops: Stops) -> str:
+    if stops.generations is not None and ask.generation > stops.generations:
+        return "generations"
+    if stops.evaluations is not None and totals.evaluations + len(ask.profiles) > stops.evaluations:
+        return "evaluations"
+    if stops.tokens is not None and totals.tokens + len(ask.profiles) * ask.slice.tokens > stops.tokens:
+        return "tokens"
+    if stops.seconds is not None and totals.seconds >= stops.seconds:
+        return "seconds"
+    return ""
+
+
+def _check_finite(trial: Trial) -> None:
+    if trial.values and all(isfinite(value) for value in trial.values) and sum(trial.weights) > 0 and isfinite(trial.fitness):
+        return
+    broken = [index for (index, _), value in zip(trial.slice.documents, trial.values, strict=True) if not isfinite(value)]
+    what = f"NaN or infinite on documents {broken[:5]}" if broken else "undefined, because no position was scored"
+    raise NumericalError(
+        f"The fitness of profile {trial.profile.digest[:12]} on slice {trial.slice.digest[:12]} is {what}.",
+        "Evaluate that profile alone to find the site, and leave out the level that breaks it.",
+    )

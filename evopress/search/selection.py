@@ -1,0 +1,91 @@
+"""Multi-step selection: candidates shrink over rungs of more and more tokens, each rung on one fresh slice for all. Paired, so fair.
+
+EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search (2024), arXiv 2410.14649, Algorithm 1. Departure from its code:
+the parent joins in the last rung by position, not whenever the survivor count equals the last one. Called by `evolve` and `sampling`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Mapping, Sequence
+from itertools import pairwise
+
+from evopress.api import Ask, Genotype, Problem, Trial, UsageError
+from evopress.search.slices import draw_slice
+
+Rungs = tuple[tuple[int, int], ...]
+"""(survivors, tokens) per stage."""
+
+
+def check_rungs(rungs: Sequence[Sequence[int]], option: str = "rungs") -> Rungs:
+    """Validate stages given as (survivors, tokens) pairs. Raises UsageError."""
+    shown = f"Option {option}={rungs!r}"
+    allowed = "Write (survivors, tokens) pairs such as ((4, 2048), (1, 16384)); the last stage keeps 1."
+    try:
+        checked = tuple((int(keep), int(tokens)) for keep, tokens in rungs)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{shown} is not a list of pairs of integers.", allowed) from error
+    if not checked or checked[-1][0] != 1:
+        raise UsageError(f"{shown} does not end with one survivor.", allowed)
+    if any(keep < 1 or tokens < 2 for keep, tokens in checked):
+        raise UsageError(f"{shown} has a stage without survivors or with fewer than 2 tokens.", allowed)
+    if any(later[0] > earlier[0] for earlier, later in pairwise(checked)):
+        raise UsageError(f"{shown} has survivors that grow from one stage to the next.", allowed)
+    return checked
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Validate an integer option. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"Option {name}={value!r} is not an integer of at least {least}.", f"Write e.g. {name}={max(least, 1)}.")
+    return value
+
+
+def check_initial(initial: Sequence[int]) -> tuple[int, int]:
+    """Validate a start selection given as (candidates, tokens). Raises UsageError."""
+    try:
+        candidates, tokens = (int(value) for value in initial)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"Option initial={initial!r} is not a pair (candidates, tokens).", "Write e.g. initial=(32, 2048).") from error
+    return check_count("initial candidates", candidates, 0), check_count("initial tokens", tokens, 2)
+
+
+def best_of(
+    problem: Problem,
+    rng: random.Random,
+    candidates: Sequence[Genotype],
+    tokens: int,
+    generation: int = 0,
+    stage: int = 0,
+    note: Mapping[str, float] | None = None,
+) -> Generator[Ask, Sequence[Trial], list[int]]:
+    """Measure all candidates on one fresh slice; their positions, best first, ties in the order given."""
+    profiles = tuple(problem.space.profile(candidate) for candidate in candidates)
+    trials = yield Ask(profiles, draw_slice(rng, problem, tokens), generation, stage, note or {})
+    return sorted(range(len(candidates)), key=lambda position: trials[position].fitness)
+
+
+def tournament(
+    problem: Problem,
+    rng: random.Random,
+    children: Sequence[Genotype],
+    rungs: Rungs,
+    parent: Genotype | None,
+    generation: int,
+    thrifty: bool = False,
+    note: Mapping[str, float] | None = None,
+) -> Generator[Ask, Sequence[Trial], Genotype]:
+    """Select one survivor of `children` and, in the last stage only, `parent`; a tie with the parent goes to the child.
+
+    thrifty: leave out a stage that could not remove anybody.
+    """
+    standing = list(children)
+    for stage, (survivors, tokens) in enumerate(rungs):
+        last = stage == len(rungs) - 1
+        if last and parent is not None:
+            standing.append(parent)
+        if thrifty and len(standing) <= survivors:
+            continue
+        order = yield from best_of(problem, rng, standing, tokens, generation, stage, note)
+        standing = [standing[position] for position in order[:survivors]]
+    return standing[0]

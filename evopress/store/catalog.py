@@ -1,0 +1,177 @@
+"""Models, levels, profiles, slices and token sets: nouns in, row ids out, and back.
+
+Everything here is get-or-create by content, so that repeating a write changes nothing. Functions run inside a transaction of the caller
+(`evopress.store.store`); no connection is opened here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from evopress.api import Cost, Level, NotFound, Profile, Site, Slice, UsageError
+from evopress.store.database import chunks, insert, plain
+from evopress.store.rows import ProfileRow, TokenSetRow
+from evopress.store.schema import Layouts, Levels, Models, Profiles, Sites, Slices, TokenSets
+
+
+class Ids:
+    """Row ids this process has seen. `fresh` holds those of a transaction that is not committed yet, so that a rollback forgets them."""
+
+    def __init__(self, shared: Mapping[tuple[str, ...], int]) -> None:
+        self._shared = shared
+        self.fresh: dict[tuple[str, ...], int] = {}
+
+    def get(self, *name: str) -> int | None:
+        """Id under a name, or None."""
+        return self.fresh.get(name) or self._shared.get(name)
+
+    def put(self, number: int, *name: str) -> int:
+        """Remember an id; returns it."""
+        self.fresh[name] = number
+        return number
+
+
+def ensure(conn: Connection, table: type[Any], unique: Mapping[str, object], rest: Mapping[str, object]) -> int:
+    """Id of the row with these unique values; it is inserted, with `rest`, when there is none."""
+    find = select(table.id).where(*(getattr(table, name) == value for name, value in unique.items()))
+    found = conn.scalar(find)
+    if found is None:
+        conn.execute(insert(conn, table).values(**unique, **rest).on_conflict_do_nothing(index_elements=list(unique)))
+        found = conn.execute(find).scalar_one()
+    return int(found)
+
+
+def save_model(conn: Connection, name: str, digest: str, config: Mapping[str, Any], sites: Sequence[Site], params: int) -> int:
+    """Store a model and its sites; returns its id."""
+    model_id = ensure(conn, Models, {"digest": digest}, {"name": name, "config": plain(config), "params": params})
+    rows = [
+        {
+            "model_id": model_id,
+            "position": position,
+            "name": site.name,
+            "kind": site.kind,
+            "rows": site.shape[0],
+            "columns": site.shape[1],
+            "depth": site.depth,
+            "parent": site.parent,
+            "input": site.input,
+            "own_params": site.own_params,
+        }
+        for position, site in enumerate(sites)
+    ]
+    if rows:
+        conn.execute(insert(conn, Sites).on_conflict_do_nothing(), rows)
+    return model_id
+
+
+def load_sites(conn: Connection, model_id: int) -> tuple[Site, ...]:
+    """Sites of a model, in model order."""
+    found = conn.execute(select(Sites.__table__).where(Sites.model_id == model_id).order_by(Sites.position))
+    return tuple(Site(row.name, row.kind, (row.rows, row.columns), row.depth, row.parent, row.input, row.own_params) for row in found)
+
+
+def model_id(conn: Connection, ids: Ids, digest: str) -> int:
+    """Id of a saved model. Raises NotFound."""
+    known = ids.get("model", digest) or conn.scalar(select(Models.id).where(Models.digest == digest))
+    if known is None:
+        raise NotFound(f"The store has no model with digest {digest!r}.", "Save the model before its measurements.")
+    return ids.put(known, "model", digest)
+
+
+def level_ids(conn: Connection, ids: Ids, texts: Iterable[str]) -> dict[str, int]:
+    """Ids of level texts; unknown ones are inserted."""
+    wanted = set(texts)
+    missing = sorted(text for text in wanted if ids.get("level", text) is None)  # sorted: no deadlock between two writers
+    _look_up_levels(conn, ids, missing)
+    new = [text for text in missing if ids.get("level", text) is None]
+    if new:
+        conn.execute(insert(conn, Levels).on_conflict_do_nothing(index_elements=["text"]), [{"text": text} for text in new])
+        _look_up_levels(conn, ids, new)
+    return {text: number for text in wanted if (number := ids.get("level", text)) is not None}
+
+
+def _look_up_levels(conn: Connection, ids: Ids, texts: Sequence[str]) -> None:
+    for chunk in chunks(texts):
+        for number, text in conn.execute(select(Levels.id, Levels.text).where(Levels.text.in_(chunk))):
+            ids.put(number, "level", text)
+
+
+def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost: Cost, bits: float) -> int:
+    """Store a profile of a model with its exact cost; returns its id. A known profile is left as it is."""
+    name = ("profile", str(model), profile.digest)
+    known = ids.get(*name)
+    if known is not None:
+        return known
+    texts = [str(level) for _, level in profile]
+    numbers = level_ids(conn, ids, texts)
+    sites = [site for site, _ in profile]
+    layout_digest = hashlib.sha256("\n".join(sites).encode()).hexdigest()
+    layout = ids.get("layout", layout_digest) or ensure(conn, Layouts, {"digest": layout_digest}, {"sites": sites})
+    ids.put(layout, "layout", layout_digest)
+    rest = {
+        "layout_id": layout,
+        "levels": [numbers[text] for text in texts],
+        "bytes": int(cost.bytes),
+        "params": int(cost.params),
+        "bits": float(bits),
+    }
+    return ids.put(ensure(conn, Profiles, {"model_id": model, "digest": profile.digest}, rest), *name)
+
+
+def save_slice(conn: Connection, ids: Ids, slice: Slice) -> int:
+    """Store a slice; returns its id."""
+    known = ids.get("slice", slice.digest)
+    if known is not None:
+        return known
+    rest = {"token_set": slice.token_set, "documents": [list(pair) for pair in slice.documents], "tokens": slice.tokens}
+    return ids.put(ensure(conn, Slices, {"digest": slice.digest}, rest), "slice", slice.digest)
+
+
+def load_slice(conn: Connection, digest: str) -> Slice:
+    """A stored slice. Raises NotFound."""
+    row = conn.execute(select(Slices.token_set, Slices.documents).where(Slices.digest == digest)).one_or_none()
+    if row is None:
+        raise NotFound(f"The store has no slice with digest {digest!r}.", "Measure on it first.")
+    return Slice(row.token_set, tuple((int(index), int(tokens)) for index, tokens in row.documents))
+
+
+def save_token_set(conn: Connection, row: TokenSetRow) -> int:
+    """Store a token set in its role; returns its id."""
+    rest = {name: getattr(row, name) for name in ("name", "source", "documents", "tokens", "seed", "tokenizer")}
+    return ensure(conn, TokenSets, {"digest": row.digest, "role": row.role}, rest)
+
+
+def load_profiles(conn: Connection, profile_ids: Iterable[int]) -> dict[int, ProfileRow]:
+    """Stored profiles by id."""
+    texts: dict[int, Level] = {number: Level.parse(text) for number, text in conn.execute(select(Levels.id, Levels.text))}
+    found: dict[int, ProfileRow] = {}
+    columns = (Profiles.id, Models.name, Models.digest.label("model_digest"), Layouts.sites, Profiles.levels)
+    query = select(*columns, Profiles.bytes, Profiles.params, Profiles.bits).join(Models).join(Layouts)
+    for chunk in chunks(sorted(set(profile_ids))):
+        for row in conn.execute(query.where(Profiles.id.in_(chunk))):
+            levels = tuple((site, texts[number]) for site, number in zip(row.sites, row.levels, strict=True))
+            found[row.id] = ProfileRow(row.id, row.name, row.model_digest, Profile(levels), Cost(row.bytes, row.params), row.bits)
+    return found
+
+
+def find_profile(conn: Connection, digest: str, model: str | None) -> ProfileRow:
+    """The profile whose digest starts with `digest`, among those of a model (name or digest) when given. Raises NotFound, UsageError."""
+    start = digest.strip().lower()
+    if len(start) < 4 or not all(letter in "0123456789abcdef" for letter in start):
+        raise UsageError(
+            f"Profile {digest!r} is not a digest.", "Give its first 4 or more hexadecimal digits; evopress leaderboard lists them."
+        )
+    query = select(Profiles.id, Profiles.digest, Models.name).join(Models).where(Profiles.digest.startswith(start)).limit(10)
+    if model is not None:
+        query = query.where((Models.name == model) | (Models.digest == model))
+    found = conn.execute(query.order_by(Profiles.id)).all()
+    if not found:
+        raise NotFound(f"No profile {digest!r} in the store.", "evopress leaderboard lists the profiles it holds.")
+    if len(found) > 1:
+        listing = ", ".join(f"{row.digest[:16]} of {row.name}" for row in found)
+        raise UsageError(f"Profile {digest!r} is ambiguous: {listing}.", "Give more digits, or the model.")
+    return load_profiles(conn, [found[0].id])[found[0].id]

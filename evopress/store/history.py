@@ -1,0 +1,120 @@
+"""Studies and runs: what was asked for, and each time it was executed.
+
+Functions run inside a transaction of the caller (`evopress.store.store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from evopress.api import NotFound, UsageError, unknown
+from evopress.store.claims import Owner
+from evopress.store.database import insert, plain
+from evopress.store.rows import RunRow, RunState, StudyRow
+from evopress.store.schema import Runs, RunTrials, Studies
+
+
+def study(conn: Connection, name: str, definition: Mapping[str, Any], digest: str, now: float) -> StudyRow:
+    """Get or create a study. Raises UsageError when the name stands for another definition, listing what differs."""
+    row = {"name": name, "digest": digest, "definition": plain(definition), "created": now}
+    conn.execute(insert(conn, Studies).values(row).on_conflict_do_nothing(index_elements=["name"]))
+    found = find_study(conn, name)
+    if found.digest != digest:
+        raise UsageError(
+            f"Study {name!r} is in the store with another definition. {_differences(found.definition, plain(definition))}",
+            "Give the new definition another name (--study NAME), or put the old values back to resume it.",
+        )
+    return found
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = dict(_flat(old)), dict(_flat(new))
+    lines = [
+        f"{key}: {_show(before, key)} then, {_show(after, key)} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+    return f"Different: {'; '.join(lines)}." if lines else "Every key is equal; only the digest differs."
+
+
+_ABSENT = object()
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "absent"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def studies(conn: Connection, name: str | None = None) -> list[StudyRow]:
+    """Every study, or the one of this name, oldest first, with what happened to it."""
+    query = select(Studies.__table__).order_by(Studies.id)
+    rows = conn.execute(query if name is None else query.where(Studies.name == name)).all()
+    counted = select(RunTrials.study_id, func.count(RunTrials.trial_id.distinct())).group_by(RunTrials.study_id)
+    trials: dict[int, int] = {row[0]: row[1] for row in conn.execute(counted)}
+    result = []
+    for row in rows:
+        own = runs(conn, row.id)
+        state = own[-1].state if own else None
+        result.append(StudyRow(row.id, row.name, row.digest, row.definition, row.created, len(own), trials.get(row.id, 0), state))
+    return result
+
+
+def find_study(conn: Connection, name: str) -> StudyRow:
+    """The study of this name. Raises NotFound with the closest names."""
+    found = studies(conn, name)
+    if not found:
+        error = unknown("study", name, conn.scalars(select(Studies.name)), "the store")
+        raise NotFound(error.message, f"{error.hint} evopress search list shows them.")
+    return found[0]
+
+
+def start_run(
+    conn: Connection, study_id: int, seed: int, command: str, environment: Mapping[str, Any], code_version: str, owner: Owner, now: float
+) -> int:
+    """Note that an execution begins; returns its id."""
+    row = {
+        "study_id": study_id,
+        "seed": seed,
+        "command": command,
+        "environment": plain(environment),
+        "code_version": code_version,
+        "host": owner.host,
+        "pid": owner.pid,
+        "process": owner.process,
+        "started": now,
+        "state": "running",
+        "stop_reason": "",
+        "error": "",
+    }
+    return int(conn.execute(insert(conn, Runs).values(row).returning(Runs.id)).scalar_one())
+
+
+def finish_run(conn: Connection, run_id: int, state: RunState, stop_reason: str, error: str, now: float) -> None:
+    """Note how an execution ended. Raises NotFound."""
+    row = {"finished": now, "state": state, "stop_reason": stop_reason, "error": error}
+    if conn.execute(update(Runs).where(Runs.id == run_id).values(row)).rowcount != 1:
+        raise NotFound(f"The store has no run {run_id}.", "Start it first.")
+
+
+def runs(conn: Connection, study_id: int) -> list[RunRow]:
+    """Executions of a study, oldest first; one whose process on this host is gone shows as killed."""
+    found = []
+    for row in conn.execute(select(Runs.__table__).where(Runs.study_id == study_id).order_by(Runs.id)):
+        dead = row.state == "running" and Owner(row.host, row.pid, row.process).is_dead()
+        found.append(
+            RunRow(
+                *(row.id, row.study_id, row.seed, row.command, row.environment, row.code_version, row.host, row.pid),
+                *(row.started, row.finished, "killed" if dead else row.state, row.stop_reason, row.error),
+            )
+        )
+    return found

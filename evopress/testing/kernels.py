@@ -1,0 +1,159 @@
+"""Conformance check for kernels, for plugin authors: `check_kernel(MyKernel())` raises AssertionError with what is wrong, or returns.
+
+Checks numbers, aliasing, unwritten outputs, NaN and determinism, never speed. Shapes: R rows out, C columns in, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from evopress.api import Kernel, Variant
+from evopress.latency.sample import random_variant
+
+VariantOf = Callable[[str, tuple[int, int], torch.Generator], Variant]
+SHAPES = ((1, 1), (7, 33), (5, 48), (16, 32), (33, 128), (48, 96), (64, 64), (80, 192), (96, 512), (112, 256))
+FORMATS = ("dense", "absent", "bitmask", *(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256)))
+TOKENS = (1, 2, 5, 17, 64, 65, 256)
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+def tolerance(dtype: torch.dtype, columns: int) -> float:
+    """Allowed error relative to rms(x)·‖w‖: one spacing of `dtype` for rounding scales and output, and float32 accumulation."""
+    return torch.finfo(dtype).eps + 2 * torch.finfo(torch.float32).eps * math.sqrt(columns)
+
+
+def check_kernel(
+    kernel: Kernel, seed: int = 0, formats: Sequence[str] = FORMATS, shapes: Sequence[tuple[int, int]] = SHAPES,
+    variant_of: VariantOf = random_variant,
+) -> int:  # fmt: skip
+    """Check a kernel at every format and shape it says it supports; returns how many it was checked at.
+
+    For each: 1 to 256 tokens in bfloat16 and float32 against a float64 `reference` (with `tolerance`); a reference linear in x; outputs
+    written in full (memory is poisoned with NaN); an input that is not contiguous; results that share no memory with each other, the input
+    or the weights; inputs and variants left unchanged; the same bits twice; NaN that stays in its row. variant_of makes variants of formats
+    that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if not kernel.name or not kernel.formats:
+        raise AssertionError(f"{type(kernel).__name__} must have a name and at least one format")
+    cases = list(_supported(kernel, formats, shapes))
+    if not cases:
+        raise AssertionError(
+            f"kernel {kernel.name!r} supports none of the {len(formats)} formats at any of the {len(shapes)} shapes on cpu"
+        )
+    turn = 0
+    for format, shape in cases:
+        variant = variant_of(format, shape, generator)
+        before = {key: tensor.clone() for key, tensor in variant.tensors.items()}
+        packed = kernel.pack(variant)
+        for dtype in DTYPES:
+            # Every case meets one token and two other sizes in turn; all cases together meet all sizes.
+            for tokens in {1, TOKENS[turn % len(TOKENS)], TOKENS[(turn + 3) % len(TOKENS)]}:
+                x_TC = torch.randn(tokens, shape[1], generator=generator).to(dtype)
+                where = f"kernel {kernel.name!r} at {format} {shape}, {tokens} tokens, {str(dtype).removeprefix('torch.')}"
+                _check_run(kernel, variant, packed, x_TC, where)
+            turn += 1
+        _same(before, variant.tensors, f"kernel {kernel.name!r} at {format} {shape}: pack or run changed the variant's tensors")
+    return len(cases)
+
+
+def _supported(kernel: Kernel, formats: Sequence[str], shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    for format in formats:
+        listed = any(re.fullmatch(pattern, format) for pattern in kernel.formats)
+        group = format.rpartition("-g")[2]
+        for shape in shapes:
+            if group.isdigit() and shape[1] % int(group):
+                continue
+            if kernel.supports(format, shape, "cpu"):
+                if not listed:
+                    raise AssertionError(f"kernel {kernel.name!r} supports {format!r}, which none of its formats {kernel.formats} matches")
+                yield format, shape
+
+
+def _check_run(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x_TC: Tensor, where: str) -> None:
+    tensors: dict[str, Tensor] = dict(packed)
+    weights, given = {key: tensor.clone() for key, tensor in tensors.items()}, x_TC.clone()
+    reference = kernel.reference(x_TC, variant)
+    rows, columns = variant.site.shape
+    shape = (x_TC.shape[0], rows)
+    if reference.dtype != torch.float64 or tuple(reference.shape) != shape:
+        raise AssertionError(f"{where}: reference gives {reference.dtype} {tuple(reference.shape)}, not float64 {shape}")
+    weight_CR = kernel.reference(torch.eye(columns), variant)
+    if not torch.allclose(reference, x_TC.double() @ weight_CR, rtol=1e-9, atol=1e-9):
+        raise AssertionError(f"{where}: reference is not linear in x")
+    _poison(shape, x_TC.dtype)
+    first = kernel.run(x_TC, packed)
+    if first.dtype != x_TC.dtype or tuple(first.shape) != shape:
+        raise AssertionError(f"{where}: run gives {first.dtype} {tuple(first.shape)}, not {x_TC.dtype} {shape}")
+    _close(first, reference, x_TC, weight_CR, where)
+    kept = first.clone()
+    second = kernel.run(-2 * x_TC, packed)
+    if not torch.equal(first, kept):
+        raise AssertionError(f"{where}: a second call changed the result of the first; outputs must not share memory")
+    owned = {first.untyped_storage().data_ptr()} & {t.untyped_storage().data_ptr() for t in (second, x_TC, *tensors.values()) if t.numel()}
+    if owned:
+        raise AssertionError(f"{where}: the result shares memory with another result, the input or the weights")
+    _close(second, -2 * reference, -2 * x_TC, weight_CR, where)
+    _same({"x": given}, {"x": x_TC}, f"{where}: run changed x")
+    _same(weights, tensors, f"{where}: run changed the packed weights")
+    strided = torch.empty(x_TC.shape[0], 2 * columns, dtype=x_TC.dtype)[:, ::2].copy_(x_TC)
+    for again, what in ((x_TC, "the same input again"), (strided, "a non-contiguous input")):
+        result = kernel.run(again, packed)
+        if not torch.equal(result, first) and (again is x_TC or not _near(result, reference, x_TC, weight_CR)):
+            raise AssertionError(f"{where}: {what} gives another result")
+    _check_nan(kernel, variant, packed, x_TC, first, where)
+
+
+def _check_nan(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x_TC: Tensor, clean: Tensor, where: str) -> None:
+    """NaN in one token makes that token's output what the reference says, and leaves the others as they were, bit for bit."""
+    bad = x_TC.shape[0] // 2
+    x_TC = x_TC.clone()
+    x_TC[bad, x_TC.shape[1] // 2] = math.nan
+    result, reference = kernel.run(x_TC, packed), kernel.reference(x_TC, variant)
+    others = torch.arange(x_TC.shape[0]) != bad
+    if not torch.equal(result[bad].isnan(), reference[bad].isnan()):
+        raise AssertionError(f"{where}: NaN in token {bad} does not reach the outputs of that token that the reference says")
+    # torch's own bfloat16 multiply reads past a row whose width is no multiple of 16 and multiplies that by zero, so NaN leaks there.
+    if x_TC.shape[1] % 16 == 0 and not torch.equal(result[others], clean[others]):
+        raise AssertionError(f"{where}: NaN in token {bad} changes the outputs of other tokens")
+
+
+def _near(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor) -> bool:
+    return _worst(result, reference, x_TC, weight_CR)[0] <= 1
+
+
+def _worst(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor) -> tuple[float, float]:
+    """Largest of (error over allowed error) and the error itself; mean square over all outputs, and each output with 8 times the room."""
+    scale_TR = x_TC.double().square().mean(1).sqrt()[:, None] * weight_CR.square().sum(0).sqrt()[None, :]
+    allowed = tolerance(x_TC.dtype, x_TC.shape[1])
+    error_TR = (result.double() - reference).abs() / scale_TR.clamp(min=1e-300)
+    if not bool(error_TR.isfinite().all()):
+        return math.inf, math.nan
+    mean = float(error_TR.square().mean().sqrt())
+    room = allowed * (1 + 4 / math.sqrt(error_TR.numel()))
+    return max(mean / room, float(error_TR.max()) / (8 * allowed)), mean
+
+
+def _close(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor, where: str) -> None:
+    worst, mean = _worst(result, reference, x_TC, weight_CR)
+    if not worst <= 1:
+        raise AssertionError(
+            f"{where}: the result is {worst:.3g} times further from the reference than allowed "
+            f"(mean relative error {mean:.3g}, tolerance {tolerance(x_TC.dtype, x_TC.shape[1]):.3g}; not finite if inf)"
+        )
+
+
+def _poison(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Leave NaN in freed memory of the size of the output, so that an output that is not written in full shows."""
+    blocks = [torch.full(shape, math.nan, dtype=dtype) for _ in range(4)]
+    del blocks
+
+
+def _same(before: dict[str, Tensor], now: Mapping[str, Tensor], message: str) -> None:
+    if before.keys() != now.keys() or not all(torch.equal(tensor, now[key]) for key, tensor in before.items()):
+        raise AssertionError(message)

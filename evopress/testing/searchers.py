@@ -1,0 +1,287 @@
+"""Conformance check of searchers, and planted problems to test them on in milliseconds; shipped for plugin authors.
+
+    from evopress.testing.searchers import check_searcher
+    check_searcher(MySearcher, generations=5)
+
+Needs no torch and no model: a planted problem has made-up sites and costs, a planted function says what a profile scores. For tests only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from evopress.api import (
+    DENSE,
+    DROP,
+    ZERO,
+    Ask,
+    Budget,
+    Cost,
+    EvopressError,
+    Level,
+    Problem,
+    Profile,
+    Searcher,
+    Site,
+    SiteKind,
+    Space,
+    Trial,
+    UsageError,
+    dense_cost,
+    order_levels,
+)
+
+Measure = Callable[[Ask], list[Trial]]
+Planted = Callable[[Profile], float]
+
+
+def quant_levels(rows: int, columns: int, bits: Sequence[int] = (2, 3, 4), group: int = 64, method: str = "gptq") -> dict[Level, Cost]:
+    """Levels of a linear site with the bytes of packed codes, 16-bit scales and 8-bit zeros, and dense."""
+    groups = -(-columns // group)
+    levels = {
+        Level.of(method, bits=width, group=group): Cost(rows * -(-columns * width // 8) + 3 * rows * groups, rows * columns)
+        for width in bits
+    }
+    return {**levels, DENSE: dense_cost(rows * columns)}
+
+
+def sparse_levels(rows: int, columns: int, step: int, count: int, method: str = "sparsegpt") -> dict[Level, Cost]:
+    """Levels of a linear site with `step`, 2·`step`, … zeros: a bitmask and 16-bit values, and dense."""
+    weights = rows * columns
+    zeros = [number * step for number in range(1, count + 1) if number * step < weights]
+    return {
+        **{Level.of(method, zeros=zero): Cost(-(-weights // 8) + 2 * (weights - zero), weights - zero) for zero in zeros},
+        DENSE: dense_cost(weights),
+    }
+
+
+def planted_space(
+    blocks: int = 4,
+    methods: Sequence[str] = ("gptq", "drop"),
+    drops: Sequence[SiteKind] = ("attention", "mlp"),
+    links: bool = False,
+    width: int = 64,
+    linears: bool = True,
+) -> Space:
+    """A small decoder: per block q, k, o under attention and up, down under mlp, both under a block site.
+
+    methods: any of gptq, sparsegpt, drop. drops: kinds of container `drop` may remove. links: up and down of a block share a level, and so
+    do all k. linears: False leaves only dense levels at the linear sites (the drop search).
+    """
+    shapes = {"attention": {"q": (width, width), "k": (width // 2, width), "o": (width, width)}, "mlp": {}}
+    shapes["mlp"] = {"up": (2 * width, width), "down": (width, 2 * width)}
+    sites: list[Site] = []
+    options: list[dict[Level, Cost]] = []
+
+    def container(name: str, kind: SiteKind, depth: int, parent: str | None, own: int) -> None:
+        sites.append(Site(name, kind, (0, 0), depth, parent, own_params=own))
+        options.append({DENSE: dense_cost(own), **({DROP: ZERO} if "drop" in methods and kind in drops else {})})
+
+    for depth in range(blocks):
+        block = f"layers.{depth}"
+        container(block, "block", depth, None, 2 * width)
+        for kind in ("attention", "mlp"):
+            inner = f"{block}.{kind}"
+            container(inner, "attention" if kind == "attention" else "mlp", depth, block, 0)
+            for role, (rows, columns) in shapes[kind].items():
+                sites.append(Site(f"{inner}.{role}", "linear", (rows, columns), depth, inner))
+                levels = {DENSE: dense_cost(rows * columns)}
+                if linears and "gptq" in methods:
+                    levels |= quant_levels(rows, columns)
+                if linears and "sparsegpt" in methods:
+                    levels |= sparse_levels(rows, columns, step=width * width // 8, count=3)
+                options.append(levels)
+    ordered = [order_levels(option) for option in options]
+    found = {site.name: position for position, site in enumerate(sites)}
+    groups = [tuple(found[f"layers.{depth}.mlp.{role}"] for role in ("up", "down")) for depth in range(blocks)] if links else []
+    ladders = tuple(levels for levels, _ in ordered)
+    if links:
+        groups.append(tuple(found[f"layers.{depth}.attention.k"] for depth in range(blocks)))
+        groups = [group for group in groups if len({ladders[position] for position in group}) == 1]
+    return Space(tuple(sites), ladders, tuple(costs for _, costs in ordered), dense_cost(1000), tuple(groups))
+
+
+def budget_between(space: Space, field: Literal["bytes", "params"], share: float) -> Budget:
+    """A budget at a share of the way from the cheapest to the dearest profile of a space."""
+    low, high = getattr(space.cheapest, field), getattr(space.dearest, field)
+    limit = int(low + share * (high - low))
+    return Budget(f"size={limit}b" if field == "bytes" else f"params={limit}", field, limit)
+
+
+def planted_problem(
+    space: Space | None = None,
+    budgets: Sequence[Budget] = (),
+    share: float = 0.4,
+    errors: bool = True,
+    seed: int = 0,
+    documents: Sequence[int] = (700,) * 60,
+) -> Problem:
+    """A problem with made-up documents and layer errors that fall with the parameters and bytes a level keeps."""
+    space = space or planted_space()
+    rng = random.Random(seed)
+    table: list[tuple[float, ...]] = []
+    below = [0] * len(space.sites)
+    for position in reversed(range(len(space.sites))):
+        below[position] += space.sites[position].kind == "linear"
+        if space.parents[position] >= 0:
+            below[space.parents[position]] += below[position]
+    for position, (levels, costs) in enumerate(zip(space.levels, space.costs, strict=True)):
+        scale = rng.uniform(0.05, 1.0)
+        full = max(max(cost.bytes for cost in costs), 1)
+        table.append(
+            tuple(
+                0.0 if level == DENSE else float(below[position]) if level == DROP else scale * (1 - cost.bytes / full) ** 4
+                for level, cost in zip(levels, costs, strict=True)
+            )
+        )
+    chosen = tuple(budgets) or (budget_between(space, "bytes", share),)
+    return Problem(space, chosen, "planted", tuple(documents), tuple(table) if errors else ())
+
+
+def planted_function(space: Space, seed: int = 0, interaction: float = 0.3) -> Planted:
+    """A fitness with a random effect per site and level, smaller for dearer levels, and random effects of pairs of compressed sites."""
+    rng = random.Random(seed)
+    main: dict[tuple[str, Level], float] = {}
+    for position, site in enumerate(space.sites):
+        full = max(max(cost.bytes for cost in space.costs[position]), 1)
+        scale = rng.uniform(0.2, 1.0)
+        for level, cost in zip(space.levels[position], space.costs[position], strict=True):
+            loss = 1.0 if level == DROP else (1 - cost.bytes / full) ** 3
+            main[site.name, level] = 0.0 if level == DENSE else scale * loss * rng.uniform(0.8, 1.2)
+    count = len(space.sites)
+    pairs = [(rng.randrange(count), rng.randrange(count), rng.uniform(-interaction, interaction)) for _ in range(2 * count)]
+
+    def function(profile: Profile) -> float:
+        loss = [main.get((name, level), 0.0) for name, level in profile]
+        return 10 + sum(loss) + sum(weight * loss[a] * loss[b] for a, b, weight in pairs if a != b)
+
+    return function
+
+
+def measure_with(function: Planted, space: Space, noise: float = 0.0, seed: int = 0) -> Measure:
+    """Measure by a planted function: every document scores it, plus noise that depends on profile and document only (so it pairs)."""
+
+    def measure(ask: Ask) -> list[Trial]:
+        trials = []
+        for profile in ask.profiles:
+            value = function(profile)
+            values = []
+            for index, _ in ask.slice.documents:
+                wobble = random.Random(f"{seed}/{profile.digest}/{index}").gauss(0, noise) if noise else 0.0
+                values.append(value + wobble)
+            weights = tuple(max(tokens - 1, 1) for _, tokens in ask.slice.documents)
+            trials.append(Trial(profile, ask.slice, tuple(values), weights, space.cost(profile), 0.001 * ask.slice.tokens))
+        return trials
+
+    return measure
+
+
+def follow(searcher: Searcher, measure: Measure, questions: int = 10_000) -> list[tuple[Ask, list[Trial]]]:
+    """Run a searcher to its end; what it asked and what it was told. AssertionError when it asks more than `questions` times."""
+    history: list[tuple[Ask, list[Trial]]] = []
+    while (ask := searcher.ask()) is not None:
+        assert len(history) < questions, f"{searcher.name} asked {questions} questions and was not finished"
+        trials = measure(ask)
+        searcher.tell(trials)
+        history.append((ask, trials))
+    return history
+
+
+def check_profile(problem: Problem, profile: Profile, who: str) -> None:
+    """AssertionError unless the profile belongs to the space, respects its links and shadows, and meets every budget by the slow oracle."""
+    genotype = problem.space.genotype(profile)
+    assert problem.space.profile(genotype) == profile, f"{who}: the profile does not mark shadowed sites absent, and only those"
+    cost = problem.space.cost(profile)
+    for budget in problem.budgets:
+        assert budget.allows(cost), f"{who}: {budget.spent(cost):,} {budget.field} exceed budget {budget.text} ({budget.limit:,})"
+
+
+def conformance_problems(seed: int = 0) -> dict[str, Problem]:
+    """Problems that between them hold mixed kinds, link groups, two budgets, nested drops and shadowing."""
+    mixed = planted_space(3, ("gptq", "sparsegpt", "drop"), ("attention", "mlp", "block"))
+    linked = planted_space(3, ("gptq", "drop"), ("attention",), links=True)
+    both = planted_space(3, ("gptq", "sparsegpt", "drop"))
+    depth = planted_space(4, ("drop",))
+    two = (budget_between(both, "bytes", 0.35), budget_between(both, "params", 0.7))
+    return {
+        "quantisation": planted_problem(planted_space(3, ("gptq",)), share=0.2, seed=seed),
+        "sparsity": planted_problem(planted_space(3, ("sparsegpt",)), share=0.5, seed=seed),
+        "depth": planted_problem(depth, (budget_between(depth, "params", 0.6),), seed=seed),
+        "mixed kinds": planted_problem(mixed, share=0.3, seed=seed),
+        "link groups": planted_problem(linked, share=0.3, seed=seed),
+        "two budgets": planted_problem(both, two, seed=seed),
+        "at the cheapest": planted_problem(mixed, share=0.0, seed=seed),
+        "at the dearest": planted_problem(linked, share=1.0, seed=seed),
+    }
+
+
+def degenerate_problems() -> dict[str, Problem]:
+    """Problems without a legal move: a single site, and sites with one level each."""
+    site = Site("only", "linear", (8, 64), 0, None)
+    levels, costs = order_levels(quant_levels(8, 64))
+    one = Space((site,), (levels,), (costs,))
+    stuck = Space((site, Site("other", "linear", (8, 64), 0, None)), ((DENSE,), (DENSE,)), ((dense_cost(512),), (dense_cost(512),)))
+    return {
+        "one site": planted_problem(one, (Budget(f"size={costs[1].bytes}b", "bytes", costs[1].bytes),)),
+        "no choice": planted_problem(stuck, (Budget("size=2048b", "bytes", 2048),)),
+    }
+
+
+def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, **options: Any) -> None:
+    """Check a searcher class on planted problems; raises AssertionError with the name of the problem.
+
+    Never leaves a budget; the incumbent is valid before the first question; the same seed gives the same questions; stored trials replay to
+    the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on spaces without a legal move;
+    a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that keep it short.
+    """
+    for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
+        who = f"{cls.name} on {name}"
+        measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
+        searcher = cls(problem, random.Random(1), **options)
+        check_profile(problem, searcher.incumbent, f"{who}, before the first question")
+        assert searcher.ask() == searcher.ask(), f"{who}: asking twice gives two questions"
+        history = follow(searcher, measure)
+        for ask, _ in history:
+            _check_ask(problem, ask, who)
+        check_profile(problem, searcher.incumbent, who)
+        again = cls(problem, random.Random(1), **options)
+        assert follow(again, measure) == history, f"{who}: the same seed gives other questions"
+        _check_replay(cls, problem, history, measure, options, who)
+        _check_small_pool(cls, problem, options, who)
+
+
+def _check_ask(problem: Problem, ask: Ask, who: str) -> None:
+    assert ask.profiles, f"{who}: an empty question"
+    for profile in ask.profiles:
+        check_profile(problem, profile, who)
+    assert len({profile.digest for profile in ask.profiles}) == len(ask.profiles), f"{who}: one profile is asked twice on one slice"
+    documents = [index for index, _ in ask.slice.documents]
+    assert ask.slice.token_set == problem.token_set, f"{who}: the slice names another token set"
+    assert len(set(documents)) == len(documents), f"{who}: a slice repeats a document"
+    assert all(0 < used <= problem.document_tokens[index] for index, used in ask.slice.documents), (
+        f"{who}: a piece is longer than its document"
+    )
+
+
+def _check_replay(
+    cls: type[Searcher], problem: Problem, history: Sequence[tuple[Ask, list[Trial]]], measure: Measure, options: dict[str, Any], who: str
+) -> None:
+    for cut in sorted({0, len(history) // 2, max(len(history) - 1, 0)}):
+        replayed = cls(problem, random.Random(1), **options)
+        for ask, trials in history[:cut]:
+            assert replayed.ask() == ask, f"{who}: stored trials do not replay"
+            replayed.tell(trials)
+        assert follow(replayed, measure) == list(history[cut:]), f"{who}: after a replay of {cut} questions the search goes another way"
+
+
+def _check_small_pool(cls: type[Searcher], problem: Problem, options: dict[str, Any], who: str) -> None:
+    small = Problem(problem.space, problem.budgets, problem.token_set, (3, 2), problem.errors, problem.starts)
+    try:
+        searcher = cls(small, random.Random(1), **options)
+        follow(searcher, measure_with(planted_function(small.space), small.space))
+        check_profile(small, searcher.incumbent, f"{who}, tiny pool")
+    except EvopressError as error:
+        if not isinstance(error, UsageError) or "token" not in str(error):
+            raise AssertionError(f"{who}: a tiny pool of tokens must give a UsageError about tokens, not {error!r}") from error

@@ -1,0 +1,103 @@
+"""Every built-in kernel passes the shipped check, and the check refuses kernels that are wrong in each way it looks for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from evopress_kernels import evopress_kernels
+from evopress_kernels.dense import DenseKernel
+from evopress_kernels.torch_int4 import TorchInt4Kernel
+
+from evopress.testing.kernels import check_kernel
+
+SMALL = {"formats": ("dense", "int3-g32"), "shapes": ((16, 32), (48, 96))}
+
+
+@pytest.mark.parametrize("kernel", evopress_kernels(), ids=lambda cls: cls.name)
+def test_built_in_kernels_conform(kernel):
+    assert check_kernel(kernel()) >= 10
+
+
+class ZeroOffByOne(TorchInt4Kernel):
+    def pack(self, variant):
+        packed = dict(super().pack(variant))
+        packed["zero"] = packed["zero"] + 1
+        return packed
+
+
+class LowPrecision(TorchInt4Kernel):
+    def run(self, x, packed):
+        return super().run(x.bfloat16(), packed).to(x.dtype)
+
+
+class Unwritten(DenseKernel):
+    def run(self, x, packed):
+        out = torch.empty(x.shape[0], packed["weight"].shape[0], dtype=x.dtype)
+        out[:, 1:] = super().run(x, packed)[:, 1:]
+        return out
+
+
+class SharedBuffer(DenseKernel):
+    buffers: dict = {}  # noqa: RUF012
+
+    def run(self, x, packed):
+        result = super().run(x, packed)
+        return self.buffers.setdefault((tuple(result.shape), x.dtype), torch.empty_like(result)).copy_(result)
+
+
+class ChangesInput(DenseKernel):
+    def run(self, x, packed):
+        result = super().run(x, packed)
+        x.mul_(2)
+        return result
+
+
+class SwallowsNaN(DenseKernel):
+    def run(self, x, packed):
+        return super().run(x.nan_to_num(), packed)
+
+
+class SpreadsNaN(DenseKernel):
+    def run(self, x, packed):
+        return super().run(x, packed) + 0 * x.sum()
+
+
+class WrongType(DenseKernel):
+    def run(self, x, packed):
+        return super().run(x, packed).double()
+
+
+class NotListed(TorchInt4Kernel):
+    formats = (r"int4-g32",)
+
+
+class SupportsNothing(DenseKernel):
+    def supports(self, format, shape, device):
+        return False
+
+
+class WrongReference(DenseKernel):
+    def reference(self, x, variant):
+        return super().reference(x, variant) + 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (ZeroOffByOne, "further from the reference than allowed"),
+        (LowPrecision, "float32: the result is"),
+        (SharedBuffer, "must not share memory"),
+        (ChangesInput, "run changed x|another result|further from"),
+        (SwallowsNaN, "does not reach"),
+        (SpreadsNaN, "changes the outputs of other tokens"),
+        (WrongType, "run gives torch.float64"),
+        (NotListed, "which none of its formats"),
+        (SupportsNothing, "supports none"),
+        (WrongReference, "reference is not linear"),
+        (Unwritten, "further from the reference|same input again|result of the first"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_wrong_kernels_are_refused(kernel, message):
+    with pytest.raises(AssertionError, match=message):
+        check_kernel(kernel(), **SMALL)

@@ -1,0 +1,223 @@
+"""Whole models with packed kernels against the same profile stitched in dequantised, with and without dropped sublayers and cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from evopress_kernels import evopress_kernels
+from tiny import build as tiny
+from tiny import tokens
+
+from evopress.api import ABSENT, DENSE, DROP, Level, Profile, UsageError
+from evopress.api.formats import bitmask_variant, decode, int_variant, minmax_grid
+from evopress.latency.runtime import NO_KERNEL, bench, bench_interleaved, build, choose, generate, label
+from evopress.models.sites import find_sites
+from evopress.models.stitch import Stitcher
+from evopress.models.weights import read
+
+INT3, INT8, ODD, SPARSE = Level.of("rtn", bits=3), Level.of("rtn", bits=8), Level.of("rtn", bits=4, group=16), Level("half")
+
+
+def kernels():
+    return [cls() for cls in evopress_kernels()]
+
+
+def rounding(model):
+    """Round-to-nearest variants, 32 columns a group; fine for the runtime, which does not care how good they are."""
+
+    def variant_of(site, level):
+        weight = read(model, site)
+        if level == SPARSE:
+            return bitmask_variant(site, level, weight, weight.abs() > weight.abs().median())
+        options = dict(level.options)
+        bits, group = options["bits"], options.get("group", 32)
+        if site.shape[1] % group:
+            group = 16
+        grouped = weight.view(site.shape[0], -1, group)
+        scale, zero = minmax_grid(grouped.amin(-1), grouped.amax(-1), 2**bits - 1)
+        codes = (grouped / scale[..., None] + zero[..., None]).round().clamp(0, 2**bits - 1).view(site.shape)
+        return int_variant(site, level, codes, scale, zero, bits)
+
+    return variant_of
+
+
+def profile_of(sites, level, dropped=()):
+    levels = {}
+    for site in sites:
+        if site.parent is not None and levels[site.parent] in (DROP, ABSENT):
+            levels[site.name] = ABSENT
+        elif site.name in dropped:
+            levels[site.name] = DROP
+        else:
+            levels[site.name] = level if site.kind == "linear" else DENSE
+    return Profile.of(levels)
+
+
+def stitched_logits(model, sites, profile, variant_of, ids):
+    stitcher = Stitcher(model, sites)
+    # Decode everything first: the variants are made from the model's weights, which stitching changes.
+    variants = {s.name: variant_of(s, profile[s.name]) for s in sites if s.kind == "linear" and profile[s.name] not in (DENSE, ABSENT)}
+    stitcher.set(profile, lambda site, level: decode(variants[site.name].format, variants[site.name].tensors, site.shape))
+    logits = model(ids).logits
+    greedy = generate(model, ids, 6)[0]
+    stitcher.restore()
+    return logits, greedy
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt2", "opt", "mistral"])
+@pytest.mark.parametrize("level", [INT3, INT8, SPARSE], ids=str)
+def test_packed_model_equals_the_stitched_model(family, level):
+    model = tiny(family, num_hidden_layers=2)
+    sites = find_sites(model).sites
+    variant_of, ids = rounding(model), tokens(2, 9)
+    profile = profile_of(sites, level)
+    before = model(ids).logits
+    expected, greedy = stitched_logits(model, sites, profile, variant_of, ids)
+    packed = build(model, sites, profile, variant_of, kernels())
+    with packed:
+        assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(generate(model, ids, 6)[0], greedy)
+    assert not torch.allclose(before, expected, atol=1e-2)
+    assert torch.equal(model(ids).logits, before)
+
+
+@pytest.mark.parametrize("drop", [(0, "attention"), (1, "mlp"), (0, "block")])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_dropped_sublayers_are_skipped_with_and_without_cache(family, drop):
+    model = tiny(family, num_hidden_layers=2)
+    sites = find_sites(model).sites
+    variant_of, ids = rounding(model), tokens(1, 7)
+    depth, kind = drop
+    gone = next(site for site in sites if site.kind == kind and site.depth == depth)
+    profile = profile_of(sites, INT3, {gone.name})
+    expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
+    calls = []
+    below = [s for s in sites if s.kind == "linear" and profile[s.name] == ABSENT]
+    with build(model, sites, profile, variant_of, kernels()) as packed:
+        handles = [model.get_submodule(s.name).register_forward_hook(lambda *_: calls.append(1)) for s in below]
+        assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert not calls
+        assert sum(packed.kernels.values()) == sum(s.kind == "linear" for s in sites) - len(below)
+        cached = generate(model, ids, 5)[0]
+        whole = ids
+        for _ in range(5):
+            whole = torch.cat([whole, model(whole).logits[:, -1:].argmax(-1)], dim=1)
+        assert torch.equal(cached, whole[:, ids.shape[1] :])
+    for handle in handles:
+        handle.remove()
+
+
+def test_dense_profile_runs_the_plain_model():
+    model = tiny("llama", num_hidden_layers=2)
+    sites, ids = find_sites(model).sites, tokens(1, 8)
+    before = model(ids).logits
+    with build(model, sites, profile_of(sites, DENSE), rounding(model), kernels()) as packed:
+        assert torch.equal(model(ids).logits, before)
+        assert packed.kernels == {"dense": 14}
+        assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_labels_say_where_no_packed_kernel_ran():
+    model = tiny("llama", num_hidden_layers=2)
+    sites = find_sites(model).sites
+    down = [site.name for site in sites if site.role == "down_proj"]  # 48 columns: groups of 16, which no packed kernel takes
+    levels = dict(profile_of(sites, INT3))
+    packed = build(model, sites, Profile.of(levels), rounding(model), kernels())
+    assert packed.by_format == {("int3-g32", "torch-int4"): 12, ("int3-g16", NO_KERNEL): len(down)}
+    assert packed.kernels == {"torch-int4": 12, "no packed kernel: dequantised": 2}
+
+
+def test_bfloat16_model_stays_close_to_its_stitched_self():
+    model = tiny("llama", num_hidden_layers=2).to(torch.bfloat16)
+    sites = find_sites(model).sites
+    variant_of, ids = rounding(model), tokens(2, 9)
+    profile = profile_of(sites, INT3)
+    expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
+    with build(model, sites, profile, variant_of, kernels()):
+        logits = model(ids).logits
+    assert logits.dtype == torch.bfloat16
+    assert ((logits - expected).float().norm() / expected.float().norm()) < 0.05
+
+
+def test_experts_are_stitched_and_counted_as_dequantised():
+    model = tiny("mixtral", num_hidden_layers=1)
+    sites = find_sites(model).sites
+    variant_of, ids = rounding(model), tokens(1, 9)
+    profile = profile_of(sites, ODD)
+    expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
+    variants = {s.name: variant_of(s, ODD) for s in sites if s.kind == "linear"}
+    with build(model, sites, profile, lambda site, level: variants[site.name], kernels()) as packed:
+        assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert packed.kernels == {NO_KERNEL: len(variants)}
+
+
+def test_model_is_restored_after_an_error_inside():
+    model = tiny("llama", num_hidden_layers=2)
+    sites, ids = find_sites(model).sites, tokens(1, 8)
+    before = model(ids).logits
+    packed = build(model, sites, profile_of(sites, INT3), rounding(model), kernels())
+    with pytest.raises(ValueError, match="boom"), packed:
+        raise ValueError("boom")
+    assert torch.equal(model(ids).logits, before)
+    packed.restore()
+    with packed, pytest.raises(RuntimeError, match="entered already"), packed:
+        pass
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_bench_interleaves_and_reports_rates():
+    model = tiny("llama", num_hidden_layers=2)
+    sites = find_sites(model).sites
+    order = []
+
+    class Ticking:
+        now = 0.0
+
+        def __call__(self):
+            self.now += 0.5
+            return self.now
+
+    models = {
+        name: build(model, sites, profile_of(sites, level), rounding(model), kernels()) for name, level in (("a", DENSE), ("b", INT3))
+    }
+    for name, packed in models.items():
+        original = packed._stitcher.set
+        packed._stitcher.set = lambda *args, name=name, original=original: (order.append(name), original(*args))[1]
+    speeds = bench_interleaved(models, prompt_tokens=8, decode_tokens=4, batch=2, repeats=3, warmup=1, clock=Ticking())
+    assert order == ["a", "a", "b", "b"] * 4  # each is set and restored in its turn
+    assert speeds["a"].prefill.samples == (0.5,) * 3
+    assert speeds["a"].prefill_tokens_per_second == (32.0, 32.0, 32.0)
+    assert speeds["b"].decode_tokens_per_second == (16.0, 16.0, 16.0)
+    assert speeds["b"].kernels == {"torch-int4": 12, NO_KERNEL: 2}
+    assert speeds["b"].weight_bytes < speeds["a"].weight_bytes
+
+
+def test_bench_takes_real_time():
+    model = tiny("gpt2", num_hidden_layers=2)
+    sites = find_sites(model).sites
+    speed = bench(build(model, sites, profile_of(sites, INT3), rounding(model), kernels()), 8, 3, repeats=2)
+    assert speed.prefill.n == speed.decode.n == 2
+    assert speed.prefill.median > 0
+    with pytest.raises(UsageError, match="positions"):
+        bench(build(model, sites, profile_of(sites, DENSE), rounding(model), kernels()), 128, 3)
+    with pytest.raises(UsageError, match="at least 1"):
+        bench_interleaved({})
+
+
+def test_choose_prefers_packed_and_says_when_nothing_runs():
+    assert choose("int4-g32", (16, 32), "cpu", kernels()).name == "torch-int4"
+    dequantised_first = sorted(kernels(), key=lambda kernel: kernel.packed)
+    assert choose("int4-g32", (16, 32), "cpu", dequantised_first).name == "torch-int4"
+    assert label(choose("int4-g32", (24, 64), "cpu", kernels())) == NO_KERNEL
+    assert choose("int8-g64", (16, 64), "cpu", kernels()).name == "torch-int4x2"
+    assert choose("int8-g48", (5, 48), "cpu", kernels()).name == "torch-int8"
+    assert label(choose("bitmask", (16, 32), "cpu", kernels())) == NO_KERNEL
+    with pytest.raises(UsageError, match="No kernel runs format 'fp4'"):
+        choose("fp4", (16, 32), "cpu", kernels())
+
+
+def test_other_types_are_refused():
+    model = tiny("llama", num_hidden_layers=1).half()
+    sites = find_sites(model).sites
+    with pytest.raises(UsageError, match="bfloat16 or float32"):
+        build(model, sites, profile_of(sites, DENSE), rounding(model), kernels())
