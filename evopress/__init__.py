@@ -38,9 +38,10 @@ def search(
     model: hub id, folder or .gguf file; None is the demo model. budget: one or several texts like `bits=3.0`. Other keywords are keys of a
     study file (`searcher=`, `text=`, `seed=`, `stop_tokens=`, `name=` …). The same call again resumes. Raises EvopressError and its kin.
     """
+    import os
+
     from evopress.api.study import Study
     from evopress.cli.output import home as default_home
-    from evopress.cli.output import storage_url
     from evopress.events import silent
     from evopress.run import execute
 
@@ -52,5 +53,5 @@ def search(
     if methods is not None:
         values["methods"] = tuple(methods)
     folder = Path(home) if home is not None else default_home()
-    url = storage or (f"sqlite:///{folder / 'evopress.db'}" if home is not None else storage_url(None))
+    url = storage or os.environ.get("EVOPRESS_STORAGE") or f"sqlite:///{folder / 'evopress.db'}"
     return execute(Study.make(values, "the arguments"), url, folder, None, listen or silent, device, dtype, None, speed, "evopress.search()")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evopress.api import (
     DENSE,
@@ -32,7 +33,7 @@ from evopress.models.sites import SiteMap, check_coverage, find_sites
 
 @dataclass(frozen=True)
 class Plan:
-    """A study whose names are resolved and whose budgets are known to be feasible."""
+    """A study whose names are resolved and whose budgets are known to be feasible. positions: of the model, None for no limit."""
 
     study: Study
     ref: ModelRef
@@ -40,6 +41,7 @@ class Plan:
     methods: Mapping[str, Method]
     space: Space
     budgets: tuple[Budget, ...]
+    positions: int | None = None
 
     @property
     def bank_bytes(self) -> int:
@@ -52,8 +54,11 @@ class Plan:
         )
 
 
-def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
-    """Resolve names, find sites, check coverage and budgets. Raises UsageError, NotFound, InfeasibleBudget."""
+def make_plan(study: Study, registry: Registry, home: Path, weights: bool = True) -> Plan:
+    """Resolve names, find sites, check coverage and budgets. Raises UsageError, NotFound, InfeasibleBudget.
+
+    weights: the model's weight files must be there, and are fetched for a hub id; without, its configuration is enough.
+    """
     where = f"study {study.name}"
     registry.get("fitness", study.fitness, where)
     methods: dict[str, Method] = {}
@@ -62,13 +67,18 @@ def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
         if method.name in methods:
             raise UsageError(f"Method {method.name!r} stands twice in {where}.", "Join the options: gptq(bits=2|3|4).")
         methods[method.name] = method
-    ref = resolve(study.model or None, home)
-    sitemap = find_sites(skeleton(ref))
+    ref = resolve(study.model or None, home, weights)
+    model = skeleton(ref)
+    config: Any = model.config
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is not None and study.window > positions:
+        raise UsageError(f"Key 'window' of {where} is {study.window}, but {ref.name} has {positions} positions.", "Lower the window.")
+    sitemap = find_sites(model)
     check_coverage(sitemap)
     space = build_space(sitemap, list(methods.values()), study.links)
     budgets = tuple(Budget.parse(text, space) for text in study.budgets)
     check_feasible(space, budgets)
-    return Plan(study, ref, sitemap, methods, space, budgets)
+    return Plan(study, ref, sitemap, methods, space, budgets, positions)
 
 
 def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str] = ()) -> Space:

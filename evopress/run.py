@@ -5,6 +5,7 @@ Called by the command line and by `evopress.search`. Running the same study agai
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 import signal
@@ -228,8 +229,16 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _check_searchers(study: Study, registry: Registry) -> None:
-    for text in (study.searcher, *study.baselines):
-        searcher_class(registry, text, study)
+    """Raise UsageError for unknown searchers and options, and for two that would stand under one name in the comparison."""
+    searcher = searcher_class(registry, study.searcher, study)[0]
+    seen: set[str] = set()
+    for text in study.baselines:
+        cls, options = searcher_class(registry, text, study)
+        if cls.name in seen or (cls is searcher and options):
+            raise UsageError(
+                f"Baseline {text!r} of study {study.name} stands under the name of another searcher.", "Compare its options in a study of its own."
+            )
+        seen.add(cls.name)
 
 
 def searcher_class(registry: Registry, text: str, study: Study) -> tuple[type[Searcher], dict[str, Any]]:
@@ -257,11 +266,13 @@ class _Execution:
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
+        self._rehearse()
         self.bench.complete_bank()
         self._gate()
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
+        options = {**_defaults(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
         found, spent = {"dense": self.dense}, {cls.name: outcome.totals.tokens}
@@ -279,6 +290,23 @@ class _Execution:
             rows = self._with_speed(rows, ("dense", "uniform", cls.name))
         self._keep(rows, cls.name)
         return Run(self.study, self.plan, rows, Best(cls.name, outcome.best, self.bench), outcome, self.bench.store.describe())
+
+    def _rehearse(self) -> None:
+        """Make the searchers that have options, so that a wrong one is told before the bank is built. They ask for nothing here."""
+        guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in self.space.levels)
+        start = self.space.genotype(self._searcher("uniform", {}, guess).incumbent)
+        for text in dict.fromkeys((self.study.searcher, *self.study.baselines)):
+            cls, options = searcher_class(self.bench.registry, text, self.study)
+            if options or text == self.study.searcher:
+                self._searcher(cls.name, options, guess, (start,))
+
+    def _searcher(
+        self, name: str, options: Mapping[str, Any], errors: tuple[tuple[float, ...], ...], starts: tuple[Genotype, ...] = ()
+    ) -> Searcher:
+        tokens = self.bench.tokens("search")
+        problem = Problem(self.space, self.plan.budgets, tokens.digest, tuple(map(len, tokens.documents)), errors, starts)
+        made: Searcher = self.bench.registry.get("searcher", name)(problem, random.Random(f"{name}:{self.study.seed}"), **options)
+        return made
 
     def _gate(self) -> None:
         """The all-dense profile must score zero to rounding: else stitching or the fitness is broken, and a search would be nonsense."""
@@ -306,10 +334,7 @@ class _Execution:
         self, name: str, options: Mapping[str, Any], stops: Stops, starts: tuple[Genotype, ...] = (), uniform: Profile | None = None
     ) -> Outcome:
         """Drive a searcher; every question and its trials become steps of the study's trajectory."""
-        tokens = self.bench.tokens("search")
-        lengths = tuple(map(len, tokens.documents))
-        problem = Problem(self.space, self.plan.budgets, tokens.digest, lengths, self.bench.errors, starts)
-        searcher: Searcher = self.bench.registry.get("searcher", name)(problem, random.Random(f"{name}:{self.study.seed}"), **options)
+        searcher = self._searcher(name, options, self.bench.errors, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
         track = name if uniform is not None or stops.tokens is None else f"{name}@{stops.tokens}"
         ordinal = 0
@@ -418,6 +443,12 @@ def open_profile(
             "Bring the old weights back, or search again under a new study name.",
         )
     return Best("", row.profile, bench).apply(), bench.tokenizer
+
+
+def _defaults(searcher: type[Searcher]) -> dict[str, Any]:
+    """Options of a searcher that were not given."""
+    known = inspect.signature(searcher.__init__).parameters
+    return {name: known[name].default for name in searcher_options(searcher) if known[name].default is not inspect.Parameter.empty}
 
 
 def _like(options: Mapping[str, Any], rival: type[Searcher]) -> dict[str, Any]:

@@ -6,19 +6,21 @@ twice. Called by `evopress.run` alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import DENSE, DROP, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
+from evopress.api import DENSE, DROP, Fitness, Level, NumericalError, Profile, Site, Slice, StorageError, Trial, UsageError, Variant
 from evopress.bank.bank import Bank, Decoder, Recipe
 from evopress.bank.build import Task, build, tasks
 from evopress.data.sources import read as read_text
-from evopress.data.tokens import TokenSet
+from evopress.data.tokens import Role, TokenSet
 from evopress.data.tokens import build as build_tokens
 from evopress.events import Listener, Progress
 from evopress.hooks.registry import Registry
@@ -35,6 +37,10 @@ DECODER_BYTES = 4 * 2**30
 """Memory for decoded weights."""
 BUSY_POLL_SECONDS = 0.2
 SPEED_REPEATS = 7
+PARTIAL_SECONDS = 3600.0
+"""Half-written bank files older than this belong to nobody."""
+PROMPT_TOKENS, DECODE_TOKENS = 512, 64
+"""Length of the timed passes, less where the model has fewer positions."""
 
 
 class Workbench:
@@ -52,6 +58,7 @@ class Workbench:
         bank_quota_bytes: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        check_device(device)
         self.plan, self.registry, self.store, self.home, self.listen = plan, registry, store, home, listen
         self.device, self.clock = device, clock
         self._dtype = dtype
@@ -59,7 +66,7 @@ class Workbench:
         self.owner = Owner.current()
         self.run_id: int | None = None
         self._fitness: dict[tuple[str, str], Fitness] = {}
-        self._token_sets: dict[str, TokenSet] = {}
+        self._token_sets: dict[Role, TokenSet] = {}
         self._stored: dict[TrialKey, StoredTrial] = {}
 
     # Digests and tokens -----------------------------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ class Workbench:
         """The model's tokenizer."""
         return tokenizer(self.plan.ref)
 
-    def tokens(self, role: str) -> TokenSet:
+    def tokens(self, role: Role) -> TokenSet:
         """The token set of a role, made once."""
         if role not in self._token_sets:
             study = self.plan.study
@@ -160,6 +167,7 @@ class Workbench:
         batches = [
             torch.tensor(group[start : start + 8]) for group in by_length.values() for start in range(0, len(group), 8)
         ]
+        self.bank.discard_partial(time.time() - PARTIAL_SECONDS)
         self.stitcher.restore()
         done = 0
 
@@ -199,7 +207,7 @@ class Workbench:
 
     # Measuring --------------------------------------------------------------------------------------------------------------------------
 
-    def fitness(self, name: str, role: str) -> Fitness:
+    def fitness(self, name: str, role: Role) -> Fitness:
         """A fitness prepared on the dense model with a token set."""
         if (name, role) not in self._fitness:
             import torch
@@ -215,7 +223,7 @@ class Workbench:
         """The key a measurement has in the store."""
         return TrialKey(self.model_digest, profile.digest, slice_.digest, fitness, self.numerics)
 
-    def measure(self, profiles: Sequence[Profile], slice_: Slice, fitness: str, role: str) -> list[Trial]:
+    def measure(self, profiles: Sequence[Profile], slice_: Slice, fitness: str, role: Role) -> list[Trial]:
         """Trials of profiles on a slice: from the store where it has them, else taken now and stored at once.
 
         Another process on the same study may be taking some of them: those are waited for, never repeated.
@@ -247,7 +255,7 @@ class Workbench:
         """The stored row of something `measure` returned."""
         return self._stored[self.key(profile, slice_, fitness)]
 
-    def _take(self, profile: Profile, slice_: Slice, fitness: str, role: str) -> Trial:
+    def _take(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
         scorer = self.fitness(fitness, role)
         started = self.clock()
         self.stitcher.set(profile, self.decoder)
@@ -270,7 +278,7 @@ class Workbench:
         """
         from evopress.latency.clock import fingerprint
 
-        environment = fingerprint()
+        environment = {**fingerprint(), "dtype": str(self.dtype).removeprefix("torch.")}
         ids = {label: self.stored(profile, self.whole("heldout"), "kl").profile_id for label, profile in profiles.items()}
         known: dict[str, dict[str, LatencyRow]] = {}
         for label, profile_id in ids.items():
@@ -286,7 +294,9 @@ class Workbench:
         kernels = self.registry.kernels()
         sites = self.plan.sitemap.sites
         packed = {label: pack(self.model, sites, profile, self.variant, kernels) for label, profile in profiles.items()}
-        for label, speed in bench_interleaved(packed, repeats=SPEED_REPEATS).items():
+        decode = min(DECODE_TOKENS, (self.plan.positions or PROMPT_TOKENS) // 4)
+        prompt = min(PROMPT_TOKENS, (self.plan.positions or PROMPT_TOKENS + decode) - decode)
+        for label, speed in bench_interleaved(packed, prompt, decode, repeats=SPEED_REPEATS).items():
             for phase, timing, tokens in (("prefill", speed.prefill, speed.prompt_tokens), ("decode", speed.decode, speed.decode_tokens)):
                 row = LatencyRow(
                     kernel=" + ".join(f"{name} ×{count}" for name, count in sorted(speed.kernels.items())), device=self.device, phase=phase,
@@ -298,16 +308,34 @@ class Workbench:
                 known[label][phase] = row
         return known
 
-    def _documents(self, slice_: Slice, role: str) -> list[tuple[int, Tensor]]:
+    def _documents(self, slice_: Slice, role: Role) -> list[tuple[int, Tensor]]:
         import torch
 
         documents = self.tokens(role).documents
         return [(index, torch.tensor(documents[index][:tokens])) for index, tokens in slice_.documents]
 
-    def whole(self, role: str) -> Slice:
+    def whole(self, role: Role) -> Slice:
         """The slice of a whole token set."""
         made = self.tokens(role)
         return Slice(made.digest, tuple((index, len(ids)) for index, ids in enumerate(made.documents)))
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that torch does not know or this machine does not have."""
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = torch.device("meta")
+    if wanted.type not in ("cpu", "cuda"):
+        raise UsageError(f"Unknown device {device!r}.", "Allowed: cpu, cuda, cuda:1 and so on.")
+    found = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+        raise UsageError(
+            f"Device {device!r} is not there: torch {torch.__version__} sees {found} CUDA devices.",
+            "Leave out --device to run on the CPU, or install a torch built for CUDA and check the driver.",
+        )
 
 
 def remembered_dtype(home: Path, device: str, clock: Callable[[], float]) -> torch.dtype:
@@ -322,7 +350,17 @@ def remembered_dtype(home: Path, device: str, clock: Callable[[], float]) -> tor
     about = fingerprint()
     key = hashlib.sha256(json.dumps([about.get("cpu"), torch.__version__, device]).encode()).hexdigest()[:16]
     file = home / "dtype" / f"{key}.txt"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(str(pick_dtype(device, clock)).removeprefix("torch."))
-    return getattr(torch, file.read_text().strip())  # type: ignore[no-any-return]
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_name(f"{file.name}.{os.getpid()}")
+            fresh.write_text(str(pick_dtype(device, clock)).removeprefix("torch."))
+            with contextlib.suppress(FileExistsError):  # of two processes that measure at once, the first decides for both
+                os.link(fresh, file)
+            fresh.unlink()
+        name = file.read_text().strip()
+    except OSError as error:
+        raise StorageError(f"The folder {file.parent} cannot be written: {error.strerror}.", "Set EVOPRESS_HOME to a folder you may write to.") from error
+    if name not in ("bfloat16", "float32"):
+        raise StorageError(f"The file {file} is damaged: it says {name!r}.", "Delete it, or give --dtype bfloat16 or float32.")
+    return getattr(torch, name)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ A plugin module returns its classes from the hooks in `evopress.hooks.specs`. No
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -37,7 +37,7 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({"linear"})
+    kinds: Collection[SiteKind] = frozenset({"linear"})
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     @abstractmethod

@@ -6,6 +6,7 @@ It does not compress anything (`evopress.bank.build` does) and never holds a den
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -32,7 +33,7 @@ class Recipe:
 
     def key(self, site: Site, level: Level, method_version: int) -> str:
         """File name of a variant: SHA-256 of its inputs, hexadecimal. Derived floats never enter, so a bank stays resumable."""
-        text = "\n".join(["evopress-bank-1", self.model, self.calibration, site.name, str(level), str(method_version)])
+        text = "\n".join(["evopress-bank-2", self.model, self.calibration, site.name, str(level), str(method_version)])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -65,7 +66,7 @@ class Bank:
         tensors = {name: tensor.contiguous() for name, tensor in variant.tensors.items()}
         about = {"format": variant.format, "level": str(variant.level), "site": variant.site.name, "error": repr(error)}
         about |= {"bytes": str(variant.cost.bytes), "params": str(variant.cost.params), "checksum": _checksum(tensors)}
-        data = save(tensors, metadata=about)
+        data = save(tensors, metadata={**about, "seal": _seal(about)})
         if self.quota_bytes is not None and self.used_bytes + len(data) > self.quota_bytes:
             raise StorageError(
                 f"The bank {self.root} would exceed its quota of {self.quota_bytes:,} bytes ({self.used_bytes:,} used).",
@@ -84,6 +85,13 @@ class Bank:
             partial.unlink(missing_ok=True)
             raise _disk_error(self.root, error_) from error_
         self._used_bytes = self.used_bytes + len(data)
+
+    def discard_partial(self, before: float) -> None:
+        """Delete what a killed writer left half written, unless it was touched after `before` (seconds since the epoch): it may live."""
+        for file in self.root.glob("*/.*.safetensors.*"):
+            with contextlib.suppress(FileNotFoundError):  # another process may tidy up too
+                if file.stat().st_mtime < before:
+                    file.unlink()
 
     def get(self, key: str, site: Site, level: Level) -> Variant:
         """Read a variant and check it. Raises StorageError naming the file when it is missing or damaged."""
@@ -107,8 +115,7 @@ class Bank:
             raise StorageError(f"The bank file {path} is missing.", "Run the same command again to rebuild it.") from error
         except (SafetensorError, OSError) as error:
             raise self._damaged(path, str(error)) from error
-        if missing := {"format", "bytes", "params", "checksum", "error"} - about.keys():
-            raise self._damaged(path, f"its header lacks {', '.join(sorted(missing))}")
+        self._check_seal(path, about)
         return about, tensors
 
     def _header(self, path: Path) -> Mapping[str, str]:
@@ -118,11 +125,15 @@ class Bank:
                 size = int.from_bytes(file.read(8), "little")
                 if size > 1_000_000:
                     raise self._damaged(path, "its header is too long")
-                about: Mapping[str, str] = json.loads(file.read(size))["__metadata__"]
-                _ = about["error"]
-        except (OSError, ValueError, KeyError) as error:
+                about: Mapping[str, str] = dict(json.loads(file.read(size))["__metadata__"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, str(error)) from error
+        self._check_seal(path, about)
         return about
+
+    def _check_seal(self, path: Path, about: Mapping[str, str]) -> None:
+        if about.get("seal") != _seal({key: value for key, value in about.items() if key != "seal"}):
+            raise self._damaged(path, "its header does not match its seal")
 
     def _damaged(self, path: Path, why: str) -> StorageError:
         return StorageError(f"The bank file {path} is damaged: {why}.", "Delete that file and run the same command again to rebuild it.")
@@ -164,6 +175,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         hasher.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return hasher.hexdigest()
+
+
+def _seal(about: Mapping[str, str]) -> str:
+    """Digest of the metadata, which is read without the tensors and so needs a check of its own."""
+    return hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode()).hexdigest()
 
 
 def _disk_error(root: Path, error: OSError) -> StorageError:

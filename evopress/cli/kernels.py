@@ -27,19 +27,14 @@ def list_(as_json: Json = False) -> None:
     """List kernels: the formats they run, on which devices, and whether they run them packed."""
     from evopress.hooks.registry import Registry
 
-    rows = [
-        {"name": kernel.name, "formats": list(kernel.formats), "packed": kernel.packed, "devices": supported_devices(kernel)}
-        for kernel in Registry.load().kernels()
-    ]
+    kernels = [(kernel, supported_devices(kernel)) for kernel in Registry.load().kernels()]
     if as_json:
-        print_json(rows)
+        print_json([{"name": k.name, "formats": list(k.formats), "packed": k.packed, "devices": devices} for k, devices in kernels])
         return
     kinds = {True: "packed", False: "stand-in: dequantised"}
     header = ("name", "kind", "devices", "formats")
-    print_table(header, [(r["name"], kinds[bool(r["packed"])], " ".join(r["devices"]) or None, " ".join(r["formats"])) for r in rows])
-    print(
-        "\nFormats are regular expressions. The first packed kernel that supports a format and shape runs it; a stand-in only when none does."
-    )
+    print_table(header, [(k.name, kinds[k.packed], " ".join(devices) or None, " ".join(k.formats)) for k, devices in kernels])
+    print("\nFormats are regular expressions. The first packed kernel that supports a format and shape runs it; else a stand-in.")
 
 
 def supported_devices(kernel: Kernel) -> list[str]:
@@ -137,12 +132,7 @@ def latency_row(row: KernelRow, environment: dict[str, Any]) -> LatencyRow:
     from evopress.store import LatencyRow
 
     timing = row.timing
-    extra = {
-        "dtype": row.dtype,
-        "ratio_to_dense": row.ratio_to_dense.median,
-        "floor_seconds": row.floor_seconds,
-        "coverage": timing.coverage,
-    }
+    extra = {"dtype": row.dtype, "ratio_to_dense": row.ratio_to_dense.median, "floor_seconds": row.floor_seconds}
     return LatencyRow(
         kernel=row.label, device="cpu", phase="kernel", batch=1, tokens=row.tokens, threads=environment["threads"], samples=timing.n,
         median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=row.tokens / timing.median,

@@ -46,9 +46,10 @@ def listening(name: str) -> Iterator[Listener]:
         yield plain(lambda text: print(f"[{name}] {text}", file=sys.stderr, flush=True), time.monotonic)
         return
     from rich.console import Console
+    from rich.markup import escape
 
     with Console(stderr=True).status(f"{name}: starting") as status:
-        yield lambda event: status.update(f"{name} · {line(event)}")
+        yield lambda event: status.update(escape(f"{name} · {line(event)}"))
 
 
 def plain(write: Callable[[str], None], clock: Callable[[], float]) -> Listener:

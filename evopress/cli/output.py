@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,11 +61,15 @@ def _numeric(cell: str) -> bool:
     return cell == "-" or cell.replace(",", "").replace(".", "", 1).lstrip("+-").rstrip("%").isdigit()
 
 
+def error_document(error: EvopressError) -> dict[str, Any]:
+    """An error as JSON values."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
 def fail(error: EvopressError, as_json: bool) -> int:
     """Print an error for people or for programs; returns the exit code."""
     if as_json:
-        about: Mapping[str, Any] = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        print_json(about)
+        print_json(error_document(error))
     else:
         print(f"error: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
     return error.exit_code

@@ -98,7 +98,8 @@ def _check_searcher(cls: type[Any]) -> str:
     from evopress.hooks.registry import searcher_options
     from evopress.testing.searchers import check_searcher, conformance_problems
 
-    check_searcher(cls, **{name: value for name, value in SHORT.items() if name in searcher_options(cls)})
+    short: dict[str, Any] = {name: value for name, value in SHORT.items() if name in searcher_options(cls)}
+    check_searcher(cls, **short)
     return f"{len(conformance_problems())} planted problems"
 
 

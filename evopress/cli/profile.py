@@ -97,7 +97,7 @@ def evaluate(
     _print_scores(scores)
 
 
-# Which profile is meant ----------------------------------------------------------------------------------------------------------------------
+# Which profile is meant --------------------------------------------------------------------------------------------------
 
 
 def find(store: Store, id: str) -> ProfileRow:
@@ -148,7 +148,7 @@ def _sites(store: Store, row: ProfileRow) -> Sequence[Site]:
     return store.database.read(lambda conn: catalog.load_sites(conn, catalog.model_id(conn, catalog.Ids({}), row.model_digest)))
 
 
-# What is known of it -------------------------------------------------------------------------------------------------------------------------
+# What is known of it -----------------------------------------------------------------------------------------------------
 
 
 class _About:

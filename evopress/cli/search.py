@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import NotFound, UsageError
-from evopress.cli.output import Json, Storage, home, print_json, print_table, say, storage_url
+from evopress.api.errors import NotFound, QualityGateFailed, StorageError, UsageError
+from evopress.cli.output import Json, Storage, error_document, home, print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
     from evopress.api.study import Study
@@ -118,6 +118,8 @@ def status(name: Annotated[str, typer.Argument(help="Name of the study.")], stor
         print_json(about)
         return
     print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {about['trials']:,} trials in {about['runs']} run(s)")
+    if about["last_error"]:
+        print(f"  last error: {about['last_error']}")
     for track in about["tracks"]:
         print(f"  {track['searcher']}: generation {track['generation']}, {track['evaluations']:,} evaluations, {track['tokens']:,} tokens, "
               f"best {track['best']:.4f}")  # fmt: skip
@@ -161,7 +163,7 @@ def _dry_run(study: Study, as_json: bool) -> None:
     from evopress.plan import make_plan
     from evopress.report.dry_run import dry_run_json, dry_run_text
 
-    plan = make_plan(study, Registry.load(), home())
+    plan = make_plan(study, Registry.load(), home(), weights=False)
     if as_json:
         print_json(dry_run_json(plan))
     else:
@@ -186,10 +188,20 @@ def _execute(
         run = execute(study, url, home(), None, listen, device, dtype, quota, not no_speed, command)
     say(f"store: {run.storage}")
     if result is not None:
-        write_result(run, result)
+        try:
+            write_result(run, result)
+        except OSError as error:
+            raise StorageError(f"The result cannot be written to {result}: {error.strerror}.", "Everything is in the store: run the same command with another --result.") from error  # fmt: skip
+    if not as_json:
+        print(comparison_text(run))
+    try:
+        if require_gain:
+            run.require_gain()
+    except QualityGateFailed as failed:
+        if not as_json:
+            raise
+        # One document on stdout: the comparison carries the failed gate.
+        print_json(comparison_json(run) | error_document(failed))
+        raise typer.Exit(failed.exit_code) from failed
     if as_json:
         print_json(comparison_json(run))
-    else:
-        print(comparison_text(run))
-    if require_gain:
-        run.require_gain()

@@ -56,15 +56,20 @@ def _file(path: Path) -> list[str]:
     if not path.exists():
         names = ", ".join([DEFAULT, *HUB])
         raise NotFound(f"Text source {str(path)!r} is neither a file nor a known name.", f"Give a .txt or .jsonl file, or one of: {names}.")
-    if path.suffix == ".txt":
-        return join_paragraphs(path.read_text(encoding="utf-8", errors="replace").split("\n\n"))
-    if path.suffix == ".jsonl":
-        return list(_jsonl(path))
-    raise unknown("text file type", path.suffix or path.name, [".txt", ".jsonl"], str(path))
+    if path.suffix not in (".txt", ".jsonl"):
+        raise unknown("text file type", path.suffix or path.name, [".txt", ".jsonl"], str(path))
+    try:
+        content = path.read_text(encoding="utf-8", errors="replace" if path.suffix == ".txt" else "strict")
+    except OSError as error:
+        raise NotFound(f"Text file {path} cannot be read: {error.strerror}.", "Give a .txt or .jsonl file you may read.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Text file {path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+    return join_paragraphs(content.split("\n\n")) if path.suffix == ".txt" else list(_jsonl(path, content))
 
 
-def _jsonl(path: Path) -> Iterator[str]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+def _jsonl(path: Path, content: str) -> Iterator[str]:
+    # Not splitlines(): JSON strings may hold U+2028 and its kin unescaped, which end no line here.
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -11,10 +11,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from evopress.api import UsageError
 
-ROLES = ("calibration", "search", "heldout")
+Role = Literal["calibration", "search", "heldout"]
+ROLES: tuple[Role, ...] = ("calibration", "search", "heldout")
 SHARES = (0.35, 0.4, 0.25)
 """Share of the source's documents each role is dealt."""
 
@@ -29,7 +31,7 @@ class TokenSet:
     """
 
     name: str
-    role: str
+    role: Role
     source: str
     seed: int
     documents: tuple[tuple[int, ...], ...] = field(repr=False)
@@ -50,12 +52,12 @@ class TokenSet:
         return hasher.hexdigest()
 
 
-def deal(count: int, seed: int) -> dict[str, list[int]]:
+def deal(count: int, seed: int) -> dict[Role, list[int]]:
     """Deal `count` documents to the three roles by a seeded shuffle; every role gets at least one. Raises UsageError below three."""
     if count < len(ROLES):
         raise UsageError(
             f"The text has {count} document(s), but calibration, search and held-out text need one each.",
-            "Give a longer text, or a .jsonl file with one document a line.",
+            "Give a longer text with blank lines between paragraphs, or a .jsonl file with one document a line.",
         )
     order = list(range(count))
     random.Random(f"deal:{seed}").shuffle(order)
@@ -64,7 +66,7 @@ def deal(count: int, seed: int) -> dict[str, list[int]]:
     return {"calibration": order[:first], "search": order[first:second], "heldout": order[second:]}
 
 
-def build(source: str, texts: Sequence[str], encode: Encode, role: str, tokens: int, window: int, seed: int) -> TokenSet:
+def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens: int, window: int, seed: int) -> TokenSet:
     """Draw `tokens` tokens of one role in windows of `window` tokens, the last cut so that the total is exact.
 
     One window of every document is taken before any document gives a second, so that windows are as independent as the text allows.
@@ -75,7 +77,7 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: str, tokens: 
     members = deal(len(texts), seed)[role]
     rng = random.Random(f"windows:{role}:{seed}")
     pools: list[tuple[int, list[tuple[int, ...]]]] = []
-    have = 0
+    have = first = 0
     for index in members:
         ids = tuple(encode(texts[index]))
         windows = [ids[start : start + window] for start in range(0, len(ids), window)]
@@ -83,8 +85,9 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: str, tokens: 
         rng.shuffle(windows)
         pools.append((index, windows))
         have += sum(map(len, windows))
-        # Encoding is the slow part: stop once every later window is certain not to be needed.
-        if sum(bool(pool) for _, pool in pools) * window >= tokens * 2:
+        first += len(windows[0]) if windows else 0
+        # Encoding is the slow part: stop once the first window of every document so far is enough, as no later one is needed then.
+        if first >= tokens:
             break
     if have < tokens:
         raise UsageError(

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from evopress.fitness.head import Head
 
-CHUNK_POSITIONS = 64
-
 
 class KL(Fitness):
     """Forward KL(dense‖compressed) in nats a token, mean over all positions but the last of each document (EvoPress, 2410.14649, §3)."""
@@ -67,18 +65,22 @@ def mean_kl(teacher_PD: Tensor, teacher_head: Head, student_PD: Tensor, student_
     """Mean over positions of Σ_v p (log p - log q), p and q the softmax of the teacher's and the student's logits; chunked over P."""
     import torch
 
-    total = 0.0
+    from evopress.fitness.head import CHUNK_POSITIONS, chunks
+
     with torch.no_grad():
-        for start in range(0, len(teacher_PD), CHUNK_POSITIONS):
-            chunk = slice(start, start + CHUNK_POSITIONS)
-            total += float(chunk_kl(teacher_head(teacher_PD[chunk]), student_head(student_PD[chunk])))
-    return total / len(teacher_PD)
+        parts = [chunk_kl(teacher_head(teacher_PD[c]), student_head(student_PD[c])) for c in chunks(len(teacher_PD), CHUNK_POSITIONS)]
+    return sum(parts) / len(teacher_PD)
 
 
-def chunk_kl(teacher_PV: Tensor, student_PV: Tensor) -> Tensor:
-    """Σ over positions of KL, from float32 logits, in float64 at the end: Σ_v p (t - s) - log Z_t + log Z_s."""
-    log_z_teacher_P = teacher_PV.logsumexp(-1)
-    log_z_student_P = student_PV.logsumexp(-1)
-    probability_PV = (teacher_PV - log_z_teacher_P[:, None]).exp_()
-    gap_P = (probability_PV * (teacher_PV - student_PV)).sum(-1)
-    return (gap_P.double() - log_z_teacher_P.double() + log_z_student_P.double()).sum()
+def chunk_kl(teacher_PV: Tensor, student_PV: Tensor) -> float:
+    """Σ over positions of KL from logits of any type; softmaxes in float32, a few rows at a time so that they stay in the cache."""
+    import torch
+
+    from evopress.fitness.head import CACHE_POSITIONS, chunks
+
+    total = 0.0
+    for rows in chunks(len(teacher_PV), CACHE_POSITIONS):
+        log_p_PV = teacher_PV[rows].log_softmax(-1, dtype=torch.float32)
+        gap_PV = student_PV[rows].log_softmax(-1, dtype=torch.float32).neg_().add_(log_p_PV)
+        total += float(torch.dot(log_p_PV.exp_().view(-1), gap_PV.view(-1)))
+    return total

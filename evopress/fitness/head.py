@@ -17,6 +17,10 @@ from evopress.api import UsageError
 
 BATCH_TOKENS = 4096
 """Most tokens in one forward pass."""
+CHUNK_POSITIONS = 128
+"""Positions whose logits exist at once: enough rows for the matrix product to run at speed."""
+CACHE_POSITIONS = 8
+"""Positions a softmax works on at once: few enough for float32 rows of a large vocabulary to stay in the processor's second-level cache."""
 
 
 def batches(documents: Sequence[tuple[int, Tensor]]) -> Iterator[list[int]]:
@@ -38,6 +42,11 @@ def final_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
         return output.last_hidden_state  # type: ignore[no-any-return]
 
 
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that cover `count` positions."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
 class Head:
     """Logits of hidden states, as the model itself would compute them: output embedding, scale and soft cap."""
 
@@ -52,12 +61,12 @@ class Head:
 
     @torch.no_grad()
     def __call__(self, hidden_PD: Tensor) -> Tensor:
-        """P×V logits in float32."""
-        logits_PV = F.linear(hidden_PD, self.weight_VD, self.bias_V).float()
+        """P×V logits, in the model's type where they come straight from the output embedding, else in float32."""
+        logits_PV = F.linear(hidden_PD, self.weight_VD, self.bias_V)
         if self.scale != 1.0:
-            logits_PV = logits_PV * self.scale
+            logits_PV = logits_PV.float() * self.scale
         if self.softcap:
-            logits_PV = torch.tanh(logits_PV / self.softcap) * self.softcap
+            logits_PV = torch.tanh(logits_PV.float() / self.softcap) * self.softcap
         return logits_PV
 
     def check(self, model: nn.Module, ids_T: Tensor) -> None:
@@ -65,7 +74,7 @@ class Head:
         ids_BT = ids_T[None, :16]
         with torch.no_grad():
             expected_PV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
-        got_PV = self(final_hidden(model, ids_BT)[0])
+        got_PV = self(final_hidden(model, ids_BT)[0]).float()
         tolerance = 0.05 if self.weight_VD.dtype == torch.bfloat16 else 1e-3
         if not torch.allclose(got_PV, expected_PV, atol=tolerance * float(expected_PV.abs().max()), rtol=tolerance):
             raise UsageError(

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from evopress.fitness.head import Head
 
-CHUNK_POSITIONS = 64
-
 
 class Perplexity(Fitness):
     """Next-token negative log-likelihood in nats a token; exp of its token-weighted mean is the perplexity (EvoPress `ppl`)."""
@@ -42,14 +40,16 @@ class Perplexity(Fitness):
 
 
 def mean_nll(hidden_PD: Tensor, targets_P: Tensor, head: Head) -> float:
-    """Mean over positions of log Z - logit of the next token; chunked over P."""
+    """Mean over positions of log Z - logit of the next token; chunked over P, softmaxes in float32."""
     import torch
+
+    from evopress.fitness.head import CACHE_POSITIONS, CHUNK_POSITIONS, chunks
 
     total = 0.0
     with torch.no_grad():
-        for start in range(0, len(hidden_PD), CHUNK_POSITIONS):
-            chunk = slice(start, start + CHUNK_POSITIONS)
-            logits_PV = head(hidden_PD[chunk])
-            picked_P = logits_PV.gather(-1, targets_P[chunk, None])[:, 0]
-            total += float((logits_PV.logsumexp(-1).double() - picked_P.double()).sum())
+        for chunk in chunks(len(hidden_PD), CHUNK_POSITIONS):
+            logits_PV, wanted_P = head(hidden_PD[chunk]), targets_P[chunk]
+            for rows in chunks(len(logits_PV), CACHE_POSITIONS):
+                log_p_PV = logits_PV[rows].log_softmax(-1, dtype=torch.float32)
+                total -= float(log_p_PV.gather(-1, wanted_P[rows, None]).double().sum())
     return total / len(hidden_PD)

@@ -20,6 +20,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,9 +73,8 @@ def evaluate(
         the digest of its rows.
     task_dirs: folders of lm-eval YAML files, searched before lm-eval's own.
     limit: score the first so many documents of each task. num_fewshot: examples in the prompt, where the task does not fix them at zero.
-    The model is left in evaluation mode. `samples` counts the documents behind each score, `environment["documents"]` is the digest of
-    documents and prompts: equal digests mean scores on the same text. Standard error and standard output of the whole process are held back
-    while it runs.
+    The model is left in evaluation mode; both standard streams of the process are held back. `samples` counts the documents behind a score;
+    `environment["documents"]` is the digest of documents and prompts: equal digests mean scores on the same text.
     Raises MissingDependency, UsageError (unknown task, malformed file or option), NotFound (missing file or folder, data out of reach) and
     NumericalError (log-likelihood or score that is not a number).
     """
@@ -134,24 +134,21 @@ def _write_task(path: Path, rows: list[dict[str, Any]], scratch: Path) -> str:
     """Write a YAML file (JSON is YAML) and its rows, and return the task's name."""
     from datasets import Dataset
 
-    path = path.expanduser()
-    name = f"{path.resolve().parent.name}/{path.name}" if path.stem.lower() in _SPLITS else path.name
+    path = path.expanduser().resolve()
+    name = f"{path.parent.name}/{path.name}" if path.stem.lower() in _SPLITS else path.name
     folder = scratch / hashlib.sha256(name.encode()).hexdigest()[:16]
     if folder.exists():
         raise UsageError(f"Two task files are called {name}.", "Rename one, or evaluate them one after the other.")
     folder.mkdir()
     # Not as JSON: its reader would guess that a column of dates is no text.
-    Dataset.from_list(rows).to_parquet(folder / "rows.parquet")
+    data = folder / "rows.parquet"
+    Dataset.from_list(rows).to_parquet(data)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     config: dict[str, Any] = {
         "task": name,
         "dataset_path": "parquet",
         # Kept in memory, so that nothing stays mapped when the folder goes.
-        "dataset_kwargs": {
-            "data_files": {"test": str(folder / "rows.parquet")},
-            "cache_dir": str(folder / "cache"),
-            "keep_in_memory": True,
-        },
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache"), "keep_in_memory": True},
         "test_split": "test",
         "fewshot_split": "test",  # said outright, because only then lm-eval keeps a question out of its own prompt
         "target_delimiter": "",
@@ -305,7 +302,7 @@ def _scores(results: Mapping[str, Any], environment: Mapping[str, Any]) -> list[
     for task, metrics in results["results"].items():
         samples = results["samples"].get(task, [])  # a group has none of its own
         _check_numbers(task, samples)
-        version = str(results["versions"].get(task, ""))
+        named = str(results["versions"].get(task, ""))
         own = dict(environment) | ({"documents": _digest(samples)} if samples else {})
         for key, value in metrics.items():
             metric, comma, kind = key.partition(",")
@@ -324,7 +321,7 @@ def _scores(results: Mapping[str, Any], environment: Mapping[str, Any]) -> list[
                     samples=count if samples else int(metrics["sample_len"]),
                     shots=int(results["n-shot"].get(task) or 0),
                     filter=kind,
-                    version="" if version == "N/A" else version,
+                    version="" if named == "N/A" else named,
                     environment=own,
                 )
             )
@@ -348,8 +345,6 @@ def _digest(samples: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _environment(model: PreTrainedModel, batch_size: int, limit: int | None) -> dict[str, Any]:
-    from importlib.metadata import version
-
     versions = {name: version(name) for name in ("lm-eval", "torch", "transformers")}
     return versions | {"device": str(model.device), "dtype": str(model.dtype), "batch_size": batch_size, "limit": limit}
 
@@ -384,7 +379,7 @@ def _held_back() -> Iterator[list[str]]:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Seed the global generators that tasks draw from, keep `datasets` from counting loads (of local files too) on the network, undo both."""
+    """Seed the global generators that tasks draw from, keep `datasets` from counting loads on the network, undo both."""
     import numpy as np
     import torch
     from datasets import config

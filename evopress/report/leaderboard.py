@@ -1,6 +1,6 @@
 """The leaderboard as tables: of rows from the store, of the JSON files in `results/` (LEADERBOARD.md), and of numbers others reported.
 
-Formats only; asks no database and measures nothing. Reported numbers always stand in a table of their own. Called by `evopress leaderboard`.
+Formats only; asks no database, measures nothing. Reported numbers always stand in a table of their own. Called by `evopress leaderboard`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def board_markdown(rows: Sequence[BoardRow], metric: str, reported: Sequence[Ref
     return "\n".join(page) + "\n"
 
 
-# From the JSON files of results/ -----------------------------------------------------------------------------------------------------------
+# From the JSON files of results/ -----------------------------------------------------------------------------------------
 
 
 def leaderboard_markdown(results_dir: Path) -> str:
@@ -94,8 +94,8 @@ def leaderboard_markdown(results_dir: Path) -> str:
     """
     sections = [_section(path, document) for path, document in read_results(results_dir)]
     intro = (
-        "Measured by this program; every table comes from one JSON file, written by `evopress search start --result`, and traces to a study,\n"
-        "a commit, a machine and a seed. Intervals are 95 % over held-out documents. Profiles of one table saw the same tokens."
+        "Measured by this program. Every table comes from one JSON file, written by `evopress search start --result`, and traces to\n"
+        "a study, a commit, a machine and a seed. Intervals are 95 % over held-out documents. Profiles of one table saw the same tokens."
     )
     return "\n".join([_GENERATED, "# Leaderboard", "", intro, "", *sections]).rstrip() + "\n"
 
@@ -134,7 +134,7 @@ def _section_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
     search = document["search"]
     lines += [
         f"- search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards, {search['seconds']:,.0f} s of measuring,"
-        f" stopped by {search['stopped_by'] or 'its own end'}",
+        f" ended by: {search['reason']}",
         f"- study {study['digest'][:12]}, seed {study['seed']}, methods {', '.join(study['methods'])}, text {study['text']}",
         f"- commit {document['commit']}, {_machine(machine)}",
         f"- source: [{path.name}]({path.name})",

@@ -1,4 +1,4 @@
-"""A profile as a map a person can read: one row a role, one column a block, one or two characters a level. Pure: profile and sites in, lines out.
+"""A profile as a map a person can read: one row a role, one column a block, one or two characters a level. Pure.
 
     depth      0 1 2 3   mean bits
     self_attn  · x · ·           -
@@ -27,7 +27,7 @@ _RAMP = ((2.75, "31"), (3.75, "33"), (4.75, "32"), (8.75, "36"))
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What stands at one role and depth. text: at most two characters. bits: stored bits a weight, None where that is unknown or no matrix."""
+    """What stands at one role and depth. text: at most two characters. bits: stored bits a weight, None where unknown or no matrix."""
 
     text: str
     bits: float | None = None
@@ -97,7 +97,7 @@ def build_map(profile: Profile, sites: Sequence[Site]) -> ProfileMap:
 
 
 def _grouped(sites: Sequence[Site]) -> dict[tuple[SiteKind, str], list[Site]]:
-    """Sites by (kind, row label), in model order. Where a block holds a role in two places (attn.c_proj, mlp.c_proj) the parent is named."""
+    """Sites by (kind, row label), in model order. Where a block has a role twice (attn.c_proj, mlp.c_proj) the parent is named."""
     by_name = {site.name: site for site in sites}
     places: dict[str, set[str]] = defaultdict(set)
     for site in sites:

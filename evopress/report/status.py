@@ -13,6 +13,7 @@ def study_status(store: Store, name: str) -> dict[str, Any]:
     tracks: dict[str, list[StepRow]] = {}
     for step in store.trajectory(study.id):
         tracks.setdefault(step.searcher, []).append(step)
+    runs = store.runs(study.id)
     return {
         "name": study.name,
         "digest": study.digest,
@@ -20,7 +21,7 @@ def study_status(store: Store, name: str) -> dict[str, Any]:
         "trials": study.trials,
         "runs": study.runs,
         "definition": dict(study.definition),
-        "last_error": next((run.error for run in reversed(store.runs(study.id)) if run.error), ""),
+        "last_error": runs[-1].error if runs else "",
         "tracks": [_track(searcher, steps) for searcher, steps in tracks.items()],
         "results": [
             {"label": row.label, "profile": row.profile, "bytes": row.bytes, "bits": row.bits, **row.details}

@@ -193,7 +193,8 @@ class Draft:
 
     def active(self, gene: int) -> bool:
         """Does the gene matter, that is, has it a site that is not shadowed?"""
-        return any(not self.dark[site] for site in self.ledger.space.genes[gene])
+        sites, dark = self.ledger.space.genes[gene], self.dark
+        return not dark[sites[0]] if len(sites) == 1 else not all(dark[site] for site in sites)
 
     @property
     def fits(self) -> bool:

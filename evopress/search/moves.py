@@ -22,9 +22,10 @@ def switch_count(rng: random.Random, maximum: int) -> int:
 
 def climb(draft: Draft, gene: int) -> bool:
     """Raise a gene to the nearest dearer level that fits; False when none does."""
-    if not draft.active(gene):
+    steps = draft.ledger.ups[gene][draft.levels[gene]]
+    if not steps or not draft.active(gene):
         return False
-    for level in draft.ledger.ups[gene][draft.levels[gene]]:
+    for level in steps:
         if draft.allows(draft.delta(gene, level)):
             draft.set(gene, level)
             return True
@@ -49,7 +50,7 @@ def fill_at_random(draft: Draft, rng: random.Random, spared: Collection[int] = N
     again = True
     while again:  # a restored container wakes genes that were struck off, hence the outer loop
         again = False
-        pending = [gene for gene in draft.ledger.movable if gene not in spared]
+        pending = [gene for gene in draft.ledger.movable if gene not in spared and draft.ledger.ups[gene][draft.levels[gene]]]
         while pending:
             at = _favourite(draft, rng, pending, upward=True) if guided and len(pending) > 1 else rng.randrange(len(pending))
             gene = pending[at]

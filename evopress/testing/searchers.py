@@ -229,12 +229,12 @@ def degenerate_problems() -> dict[str, Problem]:
     }
 
 
-def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, **options: Any) -> None:
+def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, questions: int = 500, **options: Any) -> None:
     """Check a searcher class on planted problems; raises AssertionError with the name of the problem.
 
     Never leaves a budget; the incumbent is valid before the first question; the same seed gives the same questions; stored trials replay to
     the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on spaces without a legal move;
-    a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that keep it short.
+    a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that end within so many `questions`.
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
@@ -242,12 +242,12 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         searcher = cls(problem, random.Random(1), **options)
         check_profile(problem, searcher.incumbent, f"{who}, before the first question")
         assert searcher.ask() == searcher.ask(), f"{who}: asking twice gives two questions"
-        history = follow(searcher, measure)
+        history = follow(searcher, measure, questions)
         for ask, _ in history:
             _check_ask(problem, ask, who)
         check_profile(problem, searcher.incumbent, who)
         again = cls(problem, random.Random(1), **options)
-        assert follow(again, measure) == history, f"{who}: the same seed gives other questions"
+        assert follow(again, measure, questions) == history, f"{who}: the same seed gives other questions"
         _check_replay(cls, problem, history, measure, options, who)
         _check_small_pool(cls, problem, options, who)
 
@@ -273,7 +273,9 @@ def _check_replay(
         for ask, trials in history[:cut]:
             assert replayed.ask() == ask, f"{who}: stored trials do not replay"
             replayed.tell(trials)
-        assert follow(replayed, measure) == list(history[cut:]), f"{who}: after a replay of {cut} questions the search goes another way"
+        assert follow(replayed, measure, len(history)) == list(history[cut:]), (
+            f"{who}: after a replay of {cut} questions the search goes another way"
+        )
 
 
 def _check_small_pool(cls: type[Searcher], problem: Problem, options: dict[str, Any], who: str) -> None:

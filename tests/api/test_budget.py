@@ -37,7 +37,8 @@ def test_limits_are_exact_integers(text: str, field: str, limit: int) -> None:
 def test_a_budget_by_level_is_what_that_level_costs_everywhere() -> None:
     level = Level.of("gptq", bits=3, group=64)
     genotype = [
-        SPACE.choices(gene).index(level) if level in SPACE.choices(gene) else len(SPACE.choices(gene)) - 1 for gene in range(len(SPACE.genes))
+        SPACE.choices(gene).index(level) if level in SPACE.choices(gene) else len(SPACE.choices(gene)) - 1
+        for gene in range(len(SPACE.genes))
     ]
     assert uniform_cost(SPACE, level) == SPACE.cost_of(genotype)
 

@@ -33,7 +33,9 @@ def test_profiles_are_hashable() -> None:
     assert len({Profile.of({"a": DROP}), Profile.of({"a": DROP}), Profile.of({"a": DENSE})}) == 2
 
 
-@pytest.mark.parametrize(("text", "message"), [("a dense", "Line 1"), ("a: dense\na: drop", "Line 2 .* again"), (": dense", "Line 1"), ("a: 3x", "Cannot read")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a dense", "Line 1"), ("a: dense\na: drop", "Line 2 .* again"), (": dense", "Line 1"), ("a: 3x", "Cannot read")]
+)
 def test_damaged_text_names_the_line(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Profile.parse(text)

@@ -99,7 +99,7 @@ def plant(url: str) -> Planted:
                         seconds,
                         1 / seconds,
                         ids[label],
-                    )  # fmt: skip
+                    )
                 )
         store.put_task_scores(ids["evolve"], [TaskScore("arc_easy", "acc", 0.61, 0.02, 500)])
         empty = Study.make({"name": "empty"})

@@ -19,9 +19,8 @@ HEAVY = ("torch", "sqlalchemy", "transformers", "numpy", "scipy", "alembic", "lm
 def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`evopress …` in a process of its own."""
     code = "import sys; sys.argv[0] = 'evopress'; from evopress.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120
-    )  # fmt: skip
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["profile", "show", "--help"], ["leaderboard", "--help"], ["--version"]])
@@ -54,8 +53,20 @@ def commands() -> dict[str, Any]:
 
 
 def test_the_promised_commands_exist() -> None:
-    promised = ["search", "leaderboard", "profile show", "profile evaluate", "kernels list", "kernels bench", "plugins list", "plugins check",
-                "doctor", "db path", "db upgrade", "db check"]  # fmt: skip
+    promised = [
+        "search",
+        "leaderboard",
+        "profile show",
+        "profile evaluate",
+        "kernels list",
+        "kernels bench",
+        "plugins list",
+        "plugins check",
+        "doctor",
+        "db path",
+        "db upgrade",
+        "db check",
+    ]
     assert {f"evopress {name}" for name in promised} <= set(commands())
 
 

@@ -29,8 +29,10 @@ def test_path_hides_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_path_json(planted: Planted, tmp_path: Path) -> None:
     assert json.loads(invoke(app, "path", "--json", "--storage", planted.url).stdout) == {
-        "url": planted.url, "exists": True, "revision": REVISIONS[-1],
-    }  # fmt: skip
+        "url": planted.url,
+        "exists": True,
+        "revision": REVISIONS[-1],
+    }
     absent = json.loads(invoke(app, "path", "--json", "--storage", f"sqlite:///{tmp_path}/no.db").stdout)
     assert (absent["exists"], absent["revision"]) == (False, None)
 

@@ -49,9 +49,26 @@ def quick_floor(monkeypatch: pytest.MonkeyPatch) -> engine.Floor:
 
 def run_bench(url: str, *more: str) -> Any:
     return invoke(
-        app, "bench", "--shape", "32x64", "--tokens", "1", "--tokens", "4", "--format", "int4-g64", "--format", "bitmask", "--dtype", "float32",
-        "--rounds", "7", "--storage", url, *more,
-    )  # fmt: skip
+        app,
+        "bench",
+        "--shape",
+        "32x64",
+        "--tokens",
+        "1",
+        "--tokens",
+        "4",
+        "--format",
+        "int4-g64",
+        "--format",
+        "bitmask",
+        "--dtype",
+        "float32",
+        "--rounds",
+        "7",
+        "--storage",
+        url,
+        *more,
+    )
 
 
 def test_bench_prints_and_stores(tmp_path: Path, quick_floor: engine.Floor) -> None:

@@ -32,8 +32,22 @@ def test_table_holds_the_measured_values(planted: Planted) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split()[:6] == ["profile", "model", "study", "label", "kl", "perplexity"]
-    assert lines[3].split() == [planted.digests["evolve"][:12], "tiny", "demo", "evolve", "0.2500", "2.2500", "=", "ln", "9.49", "19,900", "3.500",
-                                "-", "-", "-"]  # fmt: skip
+    assert lines[3].split() == [
+        planted.digests["evolve"][:12],
+        "tiny",
+        "demo",
+        "evolve",
+        "0.2500",
+        "2.2500",
+        "=",
+        "ln",
+        "9.49",
+        "19,900",
+        "3.500",
+        "-",
+        "-",
+        "-",
+    ]
     assert lines[4].split()[-3:] == ["400.0", "40.0", "torch-int4"]
     assert "4 rows" not in result.stdout
     assert "4 rows" in result.stderr
@@ -92,6 +106,10 @@ def test_from_results(tmp_path: Path) -> None:
     result = invoke(app, "--from-results", str(tmp_path), "--markdown")
     assert result.exception.exit_code == 5
     assert "has no .json file" in str(result.exception)
+    (tmp_path / "odd.json").write_text("{}")
+    result = invoke(app, "--from-results", str(tmp_path), "--json")
+    assert result.exception.exit_code == 2
+    assert "odd.json is not a result" in str(result.exception)
     result = invoke(app, "--from-results", str(tmp_path), "--study", "demo")
     assert result.exception.exit_code == 2
 

@@ -144,9 +144,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_evaluate_stores_and_prints(own_store: Planted, asked: dict[str, Any], tmp_path: Path) -> None:
     result = invoke(
-        command.app, "evaluate", "demo/uniform", "--tasks", "mine, other", "--task-dir", str(tmp_path), "--limit", "100", "--num-fewshot", "2",
-        "--storage", own_store.url,
-    )  # fmt: skip
+        command.app,
+        "evaluate",
+        "demo/uniform",
+        "--tasks",
+        "mine, other",
+        "--task-dir",
+        str(tmp_path),
+        "--limit",
+        "100",
+        "--num-fewshot",
+        "2",
+        "--storage",
+        own_store.url,
+    )
     assert result.exit_code == 0, result.output
     assert asked["profile"] == own_store.digests["uniform"]
     assert (asked["model"], asked["tokenizer"], asked["device"], asked["dtype"]) == ("model", "tokenizer", "cpu", "auto")
@@ -164,8 +175,16 @@ def test_evaluate_json(own_store: Planted, asked: dict[str, Any]) -> None:
     result = invoke(command.app, "evaluate", "demo", "--tasks", "mine", "--json", "--storage", own_store.url)
     document = json.loads(result.stdout)
     assert document["profile"] == own_store.digests["evolve"]
-    assert document["scores"][0] == {"task": "mine", "metric": "acc", "filter": "none", "value": 0.5, "stderr": 0.05, "samples": 100, "shots": 2,
-                                     "version": "1"}  # fmt: skip
+    assert document["scores"][0] == {
+        "task": "mine",
+        "metric": "acc",
+        "filter": "none",
+        "value": 0.5,
+        "stderr": 0.05,
+        "samples": 100,
+        "shots": 2,
+        "version": "1",
+    }
 
 
 @pytest.mark.parametrize(

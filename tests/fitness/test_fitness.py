@@ -128,10 +128,10 @@ def test_largest_tensor_does_not_grow_with_the_text(monkeypatch):
 
     monkeypatch.setattr(Head, "__call__", spy)
     teacher = llama(0)
-    for length in (100, 400):
+    for length in (200, 800):
         texts = documents([length])
         fitness = KL()
         fitness.prepare(teacher, texts)
         largest.clear()
         fitness.score(teacher, list(texts.items()))
-        assert max(largest) == 64 * 97
+        assert max(largest) <= 128 * 97

@@ -182,6 +182,10 @@ def test_no_question_is_an_example_for_itself(model, tokenizer, write, monkeypat
     answers = ["big red tree", "the bird and the fish"]
     assert seen[0]["arguments"][0] == (f"{second} {answers[1]}\n\n{first} ", "mat")
     assert seen[1]["arguments"][1] == (f"{first} {answers[0]}\n\n{second} ", "fish")
+    seen.clear()
+    evaluate(model, tokenizer, [write(QUESTIONS)], num_fewshot=5)
+    for row, sample in zip(QUESTIONS, seen, strict=True):
+        assert [sample["arguments"][0][0].count(other["query"]) for other in QUESTIONS] == [1] * 6, row
     with pytest.raises(UsageError, match=r"Option num_fewshot is 2, and .* has 2 questions\..*at most 1"):
         evaluate(model, tokenizer, [write(QUESTIONS[:2])], num_fewshot=2)
 

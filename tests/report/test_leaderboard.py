@@ -19,8 +19,17 @@ def interval(mean: float) -> dict[str, float]:
 
 
 def result_row(label: str, kl: float, size: int, **more: Any) -> dict[str, Any]:
-    return {"label": label, "profile": label * 4, "bytes": size, "params": 1000, "bits": 3.25, "kl": interval(kl), "perplexity": interval(20 + kl),
-            "search_tokens": 0, "speed": {}} | more  # fmt: skip
+    return {
+        "label": label,
+        "profile": label * 4,
+        "bytes": size,
+        "params": 1000,
+        "bits": 3.25,
+        "kl": interval(kl),
+        "perplexity": interval(20 + kl),
+        "search_tokens": 0,
+        "speed": {},
+    } | more
 
 
 def result() -> dict[str, Any]:
@@ -40,7 +49,7 @@ def result() -> dict[str, Any]:
         "commit": "abc123+",
         "environment": {"cpu": "Xeon", "flags": ["avx2", "amx_bf16"], "threads": 2, "torch": "2.13.0", "python": "3.11.7"},
         "budgets": [{"text": "bits=3.0", "field": "bytes", "limit": 68_000_000}],
-        "search": {"evaluations": 1234, "tokens": 5_000_000, "seconds": 301.2, "stopped_by": "tokens"},
+        "search": {"evaluations": 1234, "tokens": 5_000_000, "seconds": 301.2, "reason": "tokens"},
         "winner": "evolve",
         "rows": [
             result_row("uniform", 0.5, 68_000_000),
@@ -69,8 +78,14 @@ def test_page_from_results(tmp_path: Path) -> None:
     ) in page
     assert "| uniform | 68,000,000 | 3.250 | 0.5000 [0.4500, 0.5500] | 20.50 [18.45, 22.55] | - | - | - | - |" in page
     assert "Winner: evolve beats uniform: -0.2500 [-0.3000, -0.2000] at no more bytes (paired over 48 documents, p = 1.0e-07)." in page
-    for trace in ("kernels, evolve: torch-int4 ×210", "1,234 evaluations, 5,000,000 token-forwards, 301 s", "study dddddddddddd, seed 7",
-                  "commit abc123+, Xeon (avx2, amx_bf16), 2 threads, torch 2.13.0", "gptq(bits=2|3)", "b.json"):  # fmt: skip
+    for trace in (
+        "kernels, evolve: torch-int4 ×210",
+        "1,234 evaluations, 5,000,000 token-forwards, 301 s",
+        "study dddddddddddd, seed 7",
+        "commit abc123+, Xeon (avx2, amx_bf16), 2 threads, torch 2.13.0",
+        "gptq(bits=2|3)",
+        "b.json",
+    ):
         assert trace in page
     assert leaderboard_markdown(tmp_path / "results") == page
 
@@ -113,7 +128,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_no_results(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="has no .json file"):
+    with pytest.raises(NotFound, match=r"has no \.json file"):
         leaderboard_markdown(tmp_path)
     with pytest.raises(NotFound, match="There is no folder"):
         leaderboard_markdown(tmp_path / "absent")
@@ -169,3 +184,50 @@ def test_markdown_escapes_bars_and_aligns_numbers() -> None:
     assert markdown(Table(("name", "n"), (("gptq(bits=2|3)", "4"), ("x", None)))) == (
         "| name | n |\n| --- | ---: |\n| gptq(bits=2\\|3) | 4 |\n| x | - |"
     )
+
+
+def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
+    """`comparison_json` and `leaderboard_markdown` are written apart; this fails when one changes a key."""
+    from types import SimpleNamespace
+
+    from evopress.api import DENSE, Budget, Cost, Profile
+    from evopress.api.study import Study
+    from evopress.report.comparison import comparison_json
+    from evopress.report.statistics import Interval, Paired
+    from evopress.run import Row
+    from evopress.store import LatencyRow
+
+    profile, study = Profile.of({"a": DENSE}), Study.make({"name": "demo"})
+    speed = LatencyRow("torch-int4", "cpu", "decode", 1, 8, 2, 5, 0.02, 0.016, 0.025, 50.0)
+    rows = [
+        Row("uniform", profile, Cost(200, 100), 3.25, Interval(0.5, 0.4, 0.6, 9), Interval(3.0, 2.9, 3.1, 9), None),
+        Row(
+            "evolve",
+            profile,
+            Cost(199, 100),
+            3.24,
+            Interval(0.25, 0.2, 0.3, 9),
+            Interval(2.5, 2.4, 2.6, 9),
+            Paired(-0.25, -0.3, -0.2, 0.002, 9),
+            4096,
+            {"prefill": speed, "decode": speed},
+        ),
+    ]
+    totals = SimpleNamespace(evaluations=12, tokens=4096, seconds=3.0)
+    run: Any = SimpleNamespace(
+        study=study,
+        plan=SimpleNamespace(ref=SimpleNamespace(name="tiny"), budgets=(Budget("bits=3.0", "bytes", 200),)),
+        rows=rows,
+        best=SimpleNamespace(label="evolve"),
+        outcome=SimpleNamespace(totals=totals, reason="tokens"),
+    )
+    write(tmp_path, "demo.json", comparison_json(run))
+    page = leaderboard_markdown(tmp_path)
+    assert "## demo: tiny at bits=3.0 (200 bytes)" in page
+    assert (
+        "| **evolve** | 199 | 3.240 | 0.2500 [0.2000, 0.3000] | 12.18 [11.02, 13.46] | -0.2500 (p = 2.0e-03) "
+        "| 50 [40, 62] | 50 [40, 62] | 4,096 |" in page
+    )
+    assert "evolve beats uniform" in page
+    assert "kernels, evolve: torch-int4" in page
+    assert f"study {study.digest[:12]}, seed 0" in page

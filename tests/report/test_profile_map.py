@@ -33,8 +33,13 @@ def profile(sites: list[Site], levels: dict[str, str]) -> Profile:
 
 def test_rows_are_roles_and_columns_are_depths() -> None:
     sites = llama(3)
-    levels = {"0.self_attn.q_proj": "gptq(bits=4,group=64)", "1.self_attn.q_proj": "absent", "1.self_attn": "drop",
-              "2.self_attn.q_proj": "gptq(bits=3,group=64)", "0.mlp.down_proj": "sparsegpt(sparsity=0.25)"}  # fmt: skip
+    levels = {
+        "0.self_attn.q_proj": "gptq(bits=4,group=64)",
+        "1.self_attn.q_proj": "absent",
+        "1.self_attn": "drop",
+        "2.self_attn.q_proj": "gptq(bits=3,group=64)",
+        "0.mlp.down_proj": "sparsegpt(sparsity=0.25)",
+    }
     found = build_map(profile(sites, levels), sites)
     assert found.depths == (0, 1, 2)
     assert [(row.label, [cell.text for cell in row.cells]) for row in found.rows] == [
@@ -58,8 +63,13 @@ def test_rows_are_roles_and_columns_are_depths() -> None:
 def test_mean_bits_count_every_stored_byte() -> None:
     """q: 16 rows of 32 B codes, 2 B scale, 1 B zero; nothing; 24+2+1 B. down: mask 16 B a row and 16 bit a kept weight; dense twice."""
     sites = llama(3)
-    levels = {"0.self_attn.q_proj": "gptq(bits=4,group=64)", "1.self_attn.q_proj": "absent", "1.self_attn": "drop",
-              "2.self_attn.q_proj": "gptq(bits=3,group=64)", "0.mlp.down_proj": "sparsegpt(sparsity=0.25)"}  # fmt: skip
+    levels = {
+        "0.self_attn.q_proj": "gptq(bits=4,group=64)",
+        "1.self_attn.q_proj": "absent",
+        "1.self_attn": "drop",
+        "2.self_attn.q_proj": "gptq(bits=3,group=64)",
+        "0.mlp.down_proj": "sparsegpt(sparsity=0.25)",
+    }
     rows = {row.label: row for row in build_map(profile(sites, levels), sites).rows}
     assert rows["q_proj"].mean_bits == pytest.approx(8 * 16 * (35 + 0 + 27) / (3 * 1024))
     assert rows["down_proj"].mean_bits == pytest.approx((8 * (8 * 16 + 2 * 768) + 2 * 16 * 1024) / (3 * 1024))

@@ -34,7 +34,9 @@ def random_tree(rng: random.Random, blocks: int = 2, links: bool = True) -> Prob
                     twins.append(len(sites) - 1)
                     options.append(pair)
                     continue
-                levels = {Level(letter): Cost(rng.randint(1, 2 * weights), rng.randint(1, weights)) for letter in "xyz"[: rng.randint(0, 3)]}
+                levels = {
+                    Level(letter): Cost(rng.randint(1, 2 * weights), rng.randint(1, weights)) for letter in "xyz"[: rng.randint(0, 3)]
+                }
                 options.append({DENSE: dense_cost(weights), **levels})
     groups = (tuple(twins),) if links and rng.random() < 0.6 else ()
     ordered = [order_levels(option) for option in options]

@@ -91,7 +91,9 @@ def test_drops_alone_move_by_swaps() -> None:
         child = mutate(ledger, parent, rng, 1)
         assert ledger.spent(child) == (16 * 6,)
         reached.add(frozenset(gene for gene, (a, b) in enumerate(zip(parent, child, strict=True)) if a != b))
-    assert reached == {frozenset((a, b)) for a in ledger.containers for b in ledger.containers if parent[a] < parent[b]} | (reached & {frozenset()})
+    assert reached == {frozenset((a, b)) for a in ledger.containers for b in ledger.containers if parent[a] < parent[b]} | (
+        reached & {frozenset()}
+    )
 
 
 def test_random_profiles_reach_everything_in_a_small_space() -> None:

@@ -1,0 +1,99 @@
+"""Every built-in searcher passes the shipped conformance check, and the check catches broken ones."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+import pytest
+
+from evopress.api import Ask, Problem, Profile, Searcher, Steps
+from evopress.search import evopress_searchers
+from evopress.search.evolve import Evolve
+from evopress.search.selection import best_of
+from evopress.search.slices import draw_slice
+from evopress.testing.searchers import check_searcher, conformance_problems, degenerate_problems
+
+RUNGS = ((2, 300), (1, 1000))
+OPTIONS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "greedy": {},
+    "knapsack": {},
+    "random": {"candidates": 5, "rungs": RUNGS, "rounds": 2},
+    "evolve": {"generations": 3, "offspring": 4, "rungs": RUNGS, "initial": (2, 300)},
+}
+CLASSES = {cls.name: cls for cls in evopress_searchers()}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_built_in_searchers_conform(name: str) -> None:
+    check_searcher(CLASSES[name], **OPTIONS[name])
+
+
+@pytest.mark.parametrize("rule", ["size", "name", "none"])
+def test_parity_mode_conforms_on_single_kinds(rule: str) -> None:
+    problems = {name: conformance_problems()[name] for name in ("quantisation", "sparsity", "depth")} | degenerate_problems()
+    check_searcher(Evolve, problems, mode="parity", group_rule=rule, generations=3, offspring=4, rungs=RUNGS, initial=(4, 300))
+
+
+def test_the_hook_imports_no_torch() -> None:
+    code = "import sys, evopress.search as s; s.evopress_searchers(); import evopress.testing.searchers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Broken(Searcher):
+    """Conforms on purpose to nothing in particular; subclasses break one rule each."""
+
+    name: ClassVar[str] = "broken"
+
+    @property
+    def incumbent(self) -> Profile:
+        return self.problem.space.profile(self.genotype())
+
+    def genotype(self) -> tuple[int, ...]:
+        return tuple(CLASSES["uniform"](self.problem, random.Random(0)).problem.space.genotype(self.fine()))
+
+    def fine(self) -> Profile:
+        return CLASSES["uniform"](self.problem, random.Random(0)).incumbent
+
+    def steps(self) -> Steps:
+        yield from ()
+
+
+class Overspends(Broken):
+    def genotype(self) -> tuple[int, ...]:
+        space = self.problem.space
+        return tuple(len(space.choices(gene)) - 1 for gene in range(len(space.genes)))
+
+
+class Forgetful(Broken):
+    def steps(self) -> Steps:
+        yield Ask((self.fine(),), draw_slice(random.Random(), self.problem, 100))  # its own randomness
+
+
+class Repeats(Broken):
+    def steps(self) -> Steps:
+        yield from best_of(self.problem, self.rng, [self.genotype(), self.genotype()], 100)
+
+
+class Endless(Broken):
+    def steps(self) -> Steps:
+        while True:
+            yield Ask((self.fine(),), draw_slice(self.rng, self.problem, 100))
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Overspends, "exceed budget"),
+        (Forgetful, "the same seed gives other questions"),
+        (Repeats, "asked twice"),
+        (Endless, "was not finished"),
+    ],
+)
+def test_the_check_catches_a_broken_searcher(cls: type[Searcher], message: str) -> None:
+    problems: dict[str, Problem] = {"quantisation": conformance_problems()["quantisation"]}
+    with pytest.raises(AssertionError, match=message):
+        check_searcher(cls, problems, questions=50)

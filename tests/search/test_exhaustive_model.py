@@ -1,0 +1,238 @@
+"""The exhaustive case of the EvoPress paper on a small real model: drop 6 of 16 blocks, all 8008 masks measured, one optimum known.
+
+Every mask is scored by KL to the dense model on the same tokens, so `measure` is a table and a search takes milliseconds. The table itself is
+built breadth first over the blocks: masks that agree on the first blocks share those blocks' hidden states.
+
+Shapes: S masks with a common depth, B documents, T tokens, P positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import pytest
+import torch
+from evopress_drop import Drop
+from tiny import build, tokens
+from torch import Tensor, nn
+
+from evopress.api import DENSE, DROP, Ask, Budget, Problem, Profile, Searcher, Space, Trial
+from evopress.fitness.divergence import KL
+from evopress.models.sites import find_sites
+from evopress.models.stitch import Stitcher
+from evopress.plan import build_space
+from evopress.search.evolve import Evolve
+from evopress.search.loop import Outcome, Stops, drive
+from evopress.search.sampling import Random
+
+BLOCKS, DROPPED = 16, 6
+DOCUMENTS, LENGTH = 8, 16
+MASKS = comb(BLOCKS, DROPPED)
+SEEDS = range(5)
+GENERATIONS = 100
+RUNGS = ((1, DOCUMENTS * LENGTH),)
+"""One stage on all tokens: the table has no cheaper measurement to offer."""
+CHUNK = 256
+Mask = tuple[int, ...]
+"""Depths of the dropped blocks, ascending."""
+
+
+def small_llama(seed: int = 2) -> nn.Module:
+    """16 random blocks whose outputs grow with the stream they add to, unevenly, so that each matters and what it does depends on the others.
+
+    The seed is the first whose blocks interact strongly: the mask made of the six blocks that hurt least alone is not even among the best 100.
+    """
+    model = build("llama", seed=seed, num_hidden_layers=BLOCKS)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for depth, block in enumerate(model.model.layers):  # type: ignore[union-attr, arg-type]
+            for outward in (block.self_attn.o_proj, block.mlp.down_proj):
+                outward.weight.mul_(1.3**depth * float(torch.exp(0.5 * torch.randn((), generator=rng))))
+    return model
+
+
+def hidden_of_masks(model: Any, ids_BT: Tensor) -> dict[Mask, Tensor]:
+    """Mask -> final hidden states, B×T×D; one batched call a block for all masks that keep it."""
+    body = model.model
+    embedded_BTD = body.embed_tokens(ids_BT)
+    batch, length, width = embedded_BTD.shape
+    causal_TT = torch.full((length, length), float("-inf")).triu(1)
+    cos_sin = body.rotary_emb(embedded_BTD, torch.arange(length)[None])
+    states: dict[Mask, Tensor] = {(): embedded_BTD}
+    for depth, block in enumerate(body.layers):
+        left = BLOCKS - depth - 1
+        kept = [mask for mask in states if DROPPED - len(mask) <= left]
+        after = {(*mask, depth): state for mask, state in states.items() if len(mask) < DROPPED}
+        for start in range(0, len(kept), CHUNK):
+            members = kept[start : start + CHUNK]
+            stacked = torch.stack([states[mask] for mask in members]).view(-1, length, width)
+            out = block(stacked, attention_mask=causal_TT, position_embeddings=cos_sin)
+            out_SBTD = (out[0] if isinstance(out, tuple) else out).view(len(members), batch, length, width)
+            after |= dict(zip(members, out_SBTD, strict=True))
+        states = after
+    return {mask: body.norm(state_BTD) for mask, state_BTD in states.items()}
+
+
+def kl_per_document(model: Any, dense_BTD: Tensor, states: Mapping[Mask, Tensor]) -> dict[Mask, tuple[float, ...]]:
+    """Mask -> mean KL of each document over all positions but the last, in float64."""
+    teacher_BPV = model.lm_head(dense_BTD[:, :-1]).double().log_softmax(-1)
+    found: dict[Mask, tuple[float, ...]] = {}
+    masks = list(states)
+    for start in range(0, len(masks), CHUNK):
+        members = masks[start : start + CHUNK]
+        student_SBPV = model.lm_head(torch.stack([states[mask][:, :-1] for mask in members])).double().log_softmax(-1)
+        kl_SB = (teacher_BPV.exp() * (teacher_BPV - student_SBPV)).sum(-1).mean(-1)
+        found |= {mask: tuple(row) for mask, row in zip(members, kl_SB.tolist(), strict=True)}
+    return found
+
+
+class Case:
+    """The table, the space the product builds for this model, and its exact budget of ten blocks."""
+
+    def __init__(self) -> None:
+        self.model = small_llama()
+        self.ids_BT = tokens(DOCUMENTS, LENGTH, seed=3)
+        with torch.no_grad():
+            dense_BTD = self.model.model(self.ids_BT).last_hidden_state
+            self.table = kl_per_document(self.model, dense_BTD, hidden_of_masks(self.model, self.ids_BT))
+        self.sitemap = find_sites(self.model)
+        self.space: Space = build_space(self.sitemap, [Drop(kinds="block")])
+        self.blocks = [site.name for site in self.sitemap.of_kind("block")]
+        one_block = (self.space.dearest.params - self.space.cheapest.params) // BLOCKS
+        limit = self.space.cheapest.params + (BLOCKS - DROPPED) * one_block
+        self.problem = Problem(self.space, (Budget(f"params={limit}", "params", limit),), "table", (LENGTH,) * DOCUMENTS)
+        self.fitness = {mask: sum(values) / DOCUMENTS for mask, values in self.table.items()}
+        self.ranked = sorted(self.fitness, key=self.fitness.__getitem__)
+        self.optimum = self.ranked[0]
+
+    def mask(self, profile: Profile) -> Mask:
+        """Dropped depths of a profile."""
+        return tuple(depth for depth, name in enumerate(self.blocks) if profile[name] == DROP)
+
+    def profile(self, mask: Mask) -> Profile:
+        """The profile that drops these blocks."""
+        picks = {self.blocks[depth] for depth in mask}
+        return self.space.profile(
+            [
+                self.space.choices(gene).index(DROP if self.space.sites[sites[0]].name in picks else DENSE)
+                for gene, sites in enumerate(self.space.genes)
+            ]  # fmt: skip
+        )
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    torch.set_num_threads(1)
+    return Case()
+
+
+def neighbours(mask: Mask) -> Iterator[Mask]:
+    """Masks that differ in one swap."""
+    for gone in mask:
+        for other in set(range(BLOCKS)) - set(mask):
+            yield tuple(sorted({*mask, other} - {gone}))
+
+
+class Measuring:
+    """Answers questions from the table; remembers after how many evaluations the optimum was first among the questions."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.evaluations, self.seen_optimum_at = case, 0, 0
+
+    def __call__(self, ask: Ask) -> Sequence[Trial]:
+        assert ask.slice.tokens == DOCUMENTS * LENGTH
+        trials = []
+        for profile in ask.profiles:
+            mask = self.case.mask(profile)
+            self.evaluations += 1
+            if mask == self.case.optimum and not self.seen_optimum_at:
+                self.seen_optimum_at = self.evaluations
+            values = tuple(self.case.table[mask][index] for index, _ in ask.slice.documents)
+            trials.append(Trial(profile, ask.slice, values, (LENGTH - 1,) * DOCUMENTS, self.case.space.cost(profile), 0.0))
+        return trials
+
+
+def search(case: Case, make: Callable[[], Searcher], evaluations: int | None = None) -> tuple[Outcome, Measuring]:
+    """Drive a searcher on the table."""
+    measuring = Measuring(case)
+    return drive(make(), measuring, Stops(evaluations=evaluations), lambda: 0.0), measuring
+
+
+def test_the_table_is_complete_and_the_budget_is_exactly_ten_blocks(case: Case) -> None:
+    assert set(case.table) == set(combinations(range(BLOCKS), DROPPED))
+    assert len(case.table) == MASKS == 8008
+    (budget,) = case.problem.budgets
+    for mask in (case.optimum, case.ranked[-1]):
+        profile = case.profile(mask)
+        assert case.mask(profile) == mask
+        assert budget.spent(case.space.cost(profile)) == budget.limit
+    assert not budget.allows(case.space.cost(case.profile(case.optimum[1:])))
+
+
+def test_the_table_equals_the_stitched_model_scored_by_the_real_fitness(case: Case) -> None:
+    """Spot checks of the fast enumeration against the code a search really runs: stitch the profile in, score it with `kl`."""
+    documents = dict(enumerate(case.ids_BT))
+    fitness, stitcher = KL(), Stitcher(case.model, case.sitemap.sites)
+    fitness.prepare(case.model, documents)
+    for mask in (*case.ranked[:2], case.ranked[-1], *random.Random(0).sample(case.ranked, 9)):
+        stitcher.set(case.profile(mask), lambda site, level: pytest.fail(f"{site} {level} has no weights"))
+        values, _ = fitness.score(case.model, list(documents.items()))
+        assert values == pytest.approx(case.table[mask], rel=2e-4)
+    stitcher.restore()
+
+
+def test_blocks_matter_and_interact(case: Case) -> None:
+    """A case that a sort or a descent could solve would test nothing: sorting single drops misses by far, and there are many local optima."""
+    assert case.fitness[case.ranked[-1]] > 1.5 * case.fitness[case.optimum]
+    assert case.fitness[case.ranked[1]] > case.fitness[case.optimum]
+    local = [mask for mask in case.ranked if all(case.fitness[other] >= case.fitness[mask] for other in neighbours(mask))]
+    assert len(local) > 20
+    fitness, stitcher = KL(), Stitcher(case.model, case.sitemap.sites)
+    documents = dict(enumerate(case.ids_BT))
+    fitness.prepare(case.model, documents)
+    alone = {}
+    for depth in range(BLOCKS):
+        stitcher.set(case.profile((depth,)), lambda site, level: pytest.fail(f"{site} {level} has no weights"))
+        alone[depth] = sum(fitness.score(case.model, list(documents.items()))[0])
+    stitcher.restore()
+    additive = tuple(sorted(sorted(alone, key=alone.__getitem__)[:DROPPED]))
+    assert case.ranked.index(additive) > 100
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_evolve_finds_the_optimum_of_8008_masks(case: Case, seed: int, record_property: Callable[[str, object], None]) -> None:
+    rng = random.Random(seed)
+    outcome, measuring = search(case, lambda: Evolve(case.problem, rng, generations=GENERATIONS, offspring=16, rungs=RUNGS))
+    record_property("evaluations_to_optimum", measuring.seen_optimum_at)
+    assert case.mask(outcome.best) == case.optimum
+    assert 0 < measuring.seen_optimum_at <= MASKS // 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_parity_depth_search_finds_the_optimum(case: Case, seed: int, record_property: Callable[[str, object], None]) -> None:
+    rng = random.Random(seed)
+    options: dict[str, Any] = {"generations": GENERATIONS, "offspring": 32, "rungs": RUNGS, "initial": (64, DOCUMENTS * LENGTH)}
+    outcome, measuring = search(case, lambda: Evolve(case.problem, rng, mode="parity", **options))
+    record_property("evaluations_to_optimum", measuring.seen_optimum_at)
+    assert case.mask(outcome.best) == case.optimum
+
+
+def test_evolve_beats_random_at_equal_evaluations(case: Case, record_property: Callable[[str, object], None]) -> None:
+    """Random search gets as many evaluations as evolution needed for the optimum; its best must be worse in most seeds, and on average."""
+    gaps = []
+    for seed in SEEDS:
+        _, measuring = search(case, lambda seed=seed: Evolve(case.problem, random.Random(seed), generations=GENERATIONS, rungs=RUNGS))
+        budget = measuring.seen_optimum_at
+        outcome, rival = search(
+            case, lambda seed=seed: Random(case.problem, random.Random(seed), candidates=16, rungs=RUNGS, rounds=MASKS), budget
+        )
+        assert rival.evaluations <= budget
+        gaps.append(case.fitness[case.mask(outcome.best)] / case.fitness[case.optimum] - 1)
+    record_property("random_gap_to_optimum", gaps)
+    assert sum(gap > 0 for gap in gaps) >= 4
+    assert sum(gaps) / len(gaps) > 0.02
+
