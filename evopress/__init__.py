@@ -9,8 +9,10 @@ Importing this module is cheap; torch and the rest are loaded by the first call.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,3 +57,14 @@ def search(
     folder = Path(home) if home is not None else default_home()
     url = storage or os.environ.get("EVOPRESS_STORAGE") or f"sqlite:///{folder / 'evopress.db'}"
     return execute(Study.make(values, "the arguments"), url, folder, None, listen or silent, device, dtype, None, speed, "evopress.search()")
+
+
+class _Package(ModuleType):
+    """Keeps `evopress.search` the function above: importing the subpackage of that name would put the module in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name == "search" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

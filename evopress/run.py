@@ -36,6 +36,7 @@ from evopress.api import (
 )
 from evopress.api.level import parse_method
 from evopress.api.study import Study
+from evopress.data.tokens import ROLES
 from evopress.events import Listener, Progress, silent
 from evopress.hooks.registry import Registry, check_options, searcher_options
 from evopress.plan import Plan, make_plan
@@ -127,9 +128,9 @@ class Run:
         return next(row.against_uniform for row in self.rows if row.label == self.best.label)
 
     def require_gain(self) -> None:
-        """Raise QualityGateFailed unless the winner beats uniform on held-out documents (p < 0.01)."""
-        if self.gain is None or self.gain.p >= P_VALUE:
-            p = "no uniform profile to compare with" if self.gain is None else f"p = {self.gain.p:.3g}"
+        """Raise QualityGateFailed unless the winner beats uniform on held-out documents: a lower mean, and p < 0.01."""
+        if self.gain is None or self.gain.p >= P_VALUE or self.gain.difference >= 0:
+            p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"
             raise QualityGateFailed(
                 f"The profile of {self.best.label} does not beat uniform on held-out documents ({p}, asked for p < {P_VALUE}).",
                 "Search longer, or give more search text.",
@@ -292,7 +293,9 @@ class _Execution:
         return Run(self.study, self.plan, rows, Best(cls.name, outcome.best, self.bench), outcome, self.bench.store.describe())
 
     def _rehearse(self) -> None:
-        """Make the searchers that have options, so that a wrong one is told before the bank is built. They ask for nothing here."""
+        """Make the token sets and the searchers that have options, so that what is wrong with them is told before the bank is built."""
+        for role in ROLES:
+            self.bench.tokens(role)
         guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in self.space.levels)
         start = self.space.genotype(self._searcher("uniform", {}, guess).incumbent)
         for text in dict.fromkeys((self.study.searcher, *self.study.baselines)):

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,8 +245,9 @@ class Workbench:
                 if self.store.claim([key], self.owner).claimed:
                     trial = self._take(wanted[key], slice_, fitness, role)
                     stored = self.store.put_trial(key, trial, bits=self.plan.space.bits(trial.cost), run_id=self.run_id)
-                    # Another process may have been first by a hair: then its numbers count here too.
-                    self._stored[key], found[key] = stored, stored.trial(wanted[key], slice_)
+                    # Another process may have been first by a hair: then its numbers count here too, and its seconds tell.
+                    kept = stored.trial(wanted[key], slice_)
+                    self._stored[key], found[key] = stored, replace(kept, cached=stored.seconds != trial.seconds)
                     progressed = True
             if not progressed and not look([key for key in missing if key not in found]):
                 time.sleep(BUSY_POLL_SECONDS)

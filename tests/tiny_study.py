@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 WORDS = tuple(f"{head}{tail}" for head in "bcdfghjklmnprst" for tail in ("a", "e", "i", "o", "u", "an", "en", "in", "on", "un"))
 METHODS = ("rtn(bits=2..4,group=32)", "gptq(bits=2..4,group=32)", "drop")
@@ -71,6 +71,13 @@ def values(tiny: Tiny, **changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def study(tiny: Tiny, **changed: Any) -> Any:
+    """The Study of these keys."""
+    from evopress.api.study import Study
+
+    return Study.make(values(tiny, **changed))
+
+
 def url(home: Path) -> str:
     """The default store of a home."""
     return f"sqlite:///{home / 'evopress.db'}"
@@ -78,12 +85,10 @@ def url(home: Path) -> str:
 
 def run(tiny: Tiny, home: Path, storage: str | None = None, listen: Callable[[Any], None] | None = None, speed: bool = False, **changed: Any) -> Any:
     """Execute a study in this process, in float32; returns the Run."""
-    from evopress.api.study import Study
     from evopress.events import silent
     from evopress.run import execute
 
-    study = Study.make(values(tiny, **changed))
-    return execute(study, storage or url(home), home, listen=listen or silent, dtype="float32", speed=speed, command="test")
+    return execute(study(tiny, **changed), storage or url(home), home, listen=listen or silent, dtype="float32", speed=speed, command="test")
 
 
 def arguments(tiny: Tiny, **changed: Any) -> list[str]:
@@ -140,3 +145,19 @@ def contents(storage: str) -> Contents:
         }
         claims = len(store.database.read(lambda conn: conn.execute(select(Claims.__table__)).all()))
         return Contents({row.key: (*measured[row.id], row.bytes) for row in rows}, steps, results, claims)
+
+
+class Whole(NamedTuple):
+    """An uninterrupted run: what it returned, its home, and everything it stored."""
+
+    run: Any
+    home: Path
+    contents: Contents
+
+
+class Answer(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str

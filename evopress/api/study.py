@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evopress.api.errors import NotFound, UsageError, unknown
 
 _STOPS = frozenset({"stop_generations", "stop_tokens", "stop_seconds"})
+DEFAULT_STOP_TOKENS = 500_000
+"""Token-forwards of a search whose study names no stop at all."""
 Tokens = Annotated[int, Field(ge=2)]
 
 
@@ -49,7 +51,7 @@ class Study(BaseModel):
     search_tokens: Annotated[Tokens, Field(description="tokens that searchers draw from")] = 32_768
     heldout_tokens: Annotated[Tokens, Field(description="tokens that judge the result")] = 24_576
     stop_generations: Annotated[int | None, Field(ge=1, description="stop after so many generations")] = None
-    stop_tokens: Annotated[int | None, Field(ge=1, description="stop after so many token-forwards")] = None
+    stop_tokens: Annotated[int | None, Field(ge=1, description="stop after so many token-forwards; 500,000 where no stop is given")] = None
     stop_seconds: Annotated[float | None, Field(gt=0, description="stop after so many seconds of measuring")] = None
 
     @property
@@ -74,7 +76,8 @@ class Study(BaseModel):
             if key not in Study.model_fields:
                 raise unknown("key", key, Study.model_fields, where)
         try:
-            study = Study(**{"name": "unnamed", **values})
+            stops = {} if _STOPS & values.keys() else {"stop_tokens": DEFAULT_STOP_TOKENS}
+            study = Study(**{"name": "unnamed", **stops, **values})
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])

@@ -82,7 +82,8 @@ class Bank:
                 os.fsync(file.fileno())
             partial.replace(target)
         except OSError as error_:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong is told below, and holds for this too
+                partial.unlink()
             raise _disk_error(self.root, error_) from error_
         self._used_bytes = self.used_bytes + len(data)
 

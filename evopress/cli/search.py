@@ -71,6 +71,8 @@ def start(
         "search_tokens": search_tokens, "heldout_tokens": heldout_tokens, "stop_generations": generations, "stop_tokens": max_tokens,
         "stop_seconds": max_seconds,
     }  # fmt: skip
+    if generations or max_tokens or max_seconds:  # stops on the command line replace those of the file
+        values = {key: value for key, value in values.items() if not key.startswith("stop_")}
     values |= {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value not in (None, [])}
     definition = Study.make(values)
     if dry_run:

@@ -130,7 +130,7 @@ def trajectory(conn: Connection, study_id: int, searcher: str | None) -> list[St
     columns: tuple[Any, ...] = (
         *(RunTrials.searcher, RunTrials.ordinal, RunTrials.position, RunTrials.generation, RunTrials.stage, RunTrials.trial_id),
         *(Profiles.digest.label("profile"), Slices.digest.label("slice"), Trials.fitness, Trials.mean, Profiles.bytes),
-        *(Trials.tokens, Trials.seconds),
+        *(Slices.tokens, Trials.seconds),
     )
     query = (
         select(*columns)

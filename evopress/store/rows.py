@@ -120,7 +120,7 @@ class ProfileRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One trial of a trajectory. ordinal: number of the searcher's question; position: of the profile inside it."""
+    """One trial of a trajectory. ordinal: number of the searcher's question; position: of the profile inside it; tokens: forwarded."""
 
     searcher: str
     ordinal: int

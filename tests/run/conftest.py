@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import tiny_study
 from fork_server import Forks
-from tiny_study import Contents, Tiny
-
-
-class Answer(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
+from tiny_study import Answer, Tiny, Whole
 
 
 @pytest.fixture(scope="session")
@@ -33,20 +24,18 @@ def forks() -> Iterator[Forks]:
         yield server
 
 
-class Whole(NamedTuple):
-    """An uninterrupted run: what it returned, its home, and everything it stored."""
-
-    run: Any
-    home: Path
-    contents: Contents
-
-
 @pytest.fixture(scope="session")
 def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The standard study from beginning to end, without speed; tests only read its home."""
     home = tmp_path_factory.mktemp("whole")
     run = tiny_study.run(tiny, home)
     return Whole(run, home, tiny_study.contents(tiny_study.url(home)))
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test."""
+    monkeypatch.setattr("evopress.workbench.load", lambda *_: pytest.fail("the model was loaded"))
 
 
 @pytest.fixture

@@ -107,7 +107,10 @@ def _serve() -> None:
 
 
 def _child(request: Report, report: Any) -> int:
-    """Run a study. study: its keys. storage, home: where. speed: measure speed, once each. Returns the exit code."""
+    """Run a study, and return the exit code.
+
+    Either study (its keys), storage, home and speed; or argv, the arguments of the console script, with home, and out, a file for its output.
+    """
     from dataclasses import asdict
 
     import evopress.workbench
@@ -124,6 +127,8 @@ def _child(request: Report, report: Any) -> int:
         return trial
 
     evopress.workbench.Workbench._take = told  # type: ignore[method-assign]
+    if "argv" in request:
+        return _command(request, lambda event: report(event=asdict(event)))
     try:
         execute(
             Study.make(request["study"]), request["storage"], Path(request["home"]), listen=lambda event: report(event=asdict(event)),
@@ -132,6 +137,26 @@ def _child(request: Report, report: Any) -> int:
     except EvopressError as error:
         report(error=str(error))
         return error.exit_code
+    return 0
+
+
+def _command(request: Report, listen: Any) -> int:
+    import evopress.cli
+    import evopress.cli.live
+
+    file = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ["EVOPRESS_HOME"] = request["home"]
+    sys.argv = ["evopress", *request["argv"]]
+    evopress.cli.live.plain = lambda *_: listen
+    try:
+        evopress.cli.main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     return 0
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import tiny_study
 from fork_server import Forks
-from conftest_types import Whole
-from tiny_study import Tiny
+from tiny_study import Tiny, Whole
 
-KILLS = (("bank", 3), ("search", 4), ("heldout", 2), ("speed", 1))
+KILLS = (("text", 1), ("bank", 2), ("search", 4), ("heldout", 2), ("speed", 1))
 """How many of the ten kills fall in which phase, in the order of a run."""
 
 
 def moments(rng: random.Random) -> list[tuple[str, int]]:
     """(phase, number of events of that phase after which to kill), early phases first: a phase that is done is not announced again."""
-    most = {"bank": 8, "search": 60, "heldout": 6, "speed": 1}
+    most = {"text": 2, "bank": 12, "search": 25, "heldout": 6, "speed": 1}
     return [(phase, rng.randint(1, most[phase])) for phase, count in KILLS for _ in range(count)]
 
 

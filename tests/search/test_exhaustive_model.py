@@ -1,7 +1,7 @@
 """The exhaustive case of the EvoPress paper on a small real model: drop 6 of 16 blocks, all 8008 masks measured, one optimum known.
 
-Every mask is scored by KL to the dense model on the same tokens, so `measure` is a table and a search takes milliseconds. The table itself is
-built breadth first over the blocks: masks that agree on the first blocks share those blocks' hidden states.
+Every mask is scored by KL to the dense model on the same tokens, so measuring is reading a table and a search takes a second or two. The
+table is built breadth first over the blocks: masks that agree on the first blocks share those blocks' hidden states.
 
 Shapes: S masks with a common depth, B documents, T tokens, P positions, D width, V vocabulary.
 """
@@ -9,7 +9,7 @@ Shapes: S masks with a common depth, B documents, T tokens, P positions, D width
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -26,7 +26,6 @@ from evopress.models.sites import find_sites
 from evopress.models.stitch import Stitcher
 from evopress.plan import build_space
 from evopress.search.evolve import Evolve
-from evopress.search.loop import Outcome, Stops, drive
 from evopress.search.sampling import Random
 
 BLOCKS, DROPPED = 16, 6
@@ -34,6 +33,8 @@ DOCUMENTS, LENGTH = 8, 16
 MASKS = comb(BLOCKS, DROPPED)
 SEEDS = range(5)
 GENERATIONS = 100
+LIMIT = 2000
+"""Evaluations a search may spend: a quarter of the masks."""
 RUNGS = ((1, DOCUMENTS * LENGTH),)
 """One stage on all tokens: the table has no cheaper measurement to offer."""
 CHUNK = 256
@@ -42,16 +43,17 @@ Mask = tuple[int, ...]
 
 
 def small_llama(seed: int = 2) -> nn.Module:
-    """16 random blocks whose outputs grow with the stream they add to, unevenly, so that each matters and what it does depends on the others.
+    """16 random blocks whose outputs grow with the stream they add to, unevenly: each matters, and what it does depends on the others.
 
-    The seed is the first whose blocks interact strongly: the mask made of the six blocks that hurt least alone is not even among the best 100.
+    The seed is the first of a model with one clear optimum (1 % below the next) whose blocks interact strongly: the mask made of the six
+    blocks that hurt least alone is not even among the best 100.
     """
     model = build("llama", seed=seed, num_hidden_layers=BLOCKS)
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for depth, block in enumerate(model.model.layers):  # type: ignore[union-attr, arg-type]
             for outward in (block.self_attn.o_proj, block.mlp.down_proj):
-                outward.weight.mul_(1.3**depth * float(torch.exp(0.5 * torch.randn((), generator=rng))))
+                outward.weight.mul_(1.15**depth * float(torch.exp(0.5 * torch.randn((), generator=rng))))
     return model
 
 
@@ -120,7 +122,7 @@ class Case:
             [
                 self.space.choices(gene).index(DROP if self.space.sites[sites[0]].name in picks else DENSE)
                 for gene, sites in enumerate(self.space.genes)
-            ]  # fmt: skip
+            ]
         )
 
 
@@ -137,29 +139,31 @@ def neighbours(mask: Mask) -> Iterator[Mask]:
             yield tuple(sorted({*mask, other} - {gone}))
 
 
-class Measuring:
-    """Answers questions from the table; remembers after how many evaluations the optimum was first among the questions."""
-
-    def __init__(self, case: Case) -> None:
-        self.case, self.evaluations, self.seen_optimum_at = case, 0, 0
-
-    def __call__(self, ask: Ask) -> Sequence[Trial]:
-        assert ask.slice.tokens == DOCUMENTS * LENGTH
-        trials = []
-        for profile in ask.profiles:
-            mask = self.case.mask(profile)
-            self.evaluations += 1
-            if mask == self.case.optimum and not self.seen_optimum_at:
-                self.seen_optimum_at = self.evaluations
-            values = tuple(self.case.table[mask][index] for index, _ in ask.slice.documents)
-            trials.append(Trial(profile, ask.slice, values, (LENGTH - 1,) * DOCUMENTS, self.case.space.cost(profile), 0.0))
-        return trials
+def answer(case: Case, ask: Ask) -> list[Trial]:
+    """Trials from the table; every question must be about all tokens, for the table knows no other slice."""
+    assert ask.slice.tokens == DOCUMENTS * LENGTH
+    weights = (LENGTH - 1,) * DOCUMENTS
+    return [
+        Trial(profile, ask.slice, tuple(case.table[case.mask(profile)][index] for index, _ in ask.slice.documents), weights, cost, 0.0)
+        for profile, cost in ((profile, case.space.cost(profile)) for profile in ask.profiles)
+    ]
 
 
-def search(case: Case, make: Callable[[], Searcher], evaluations: int | None = None) -> tuple[Outcome, Measuring]:
-    """Drive a searcher on the table."""
-    measuring = Measuring(case)
-    return drive(make(), measuring, Stops(evaluations=evaluations), lambda: 0.0), measuring
+def run(case: Case, searcher: Searcher, limit: int) -> int:
+    """Ask and tell until the incumbent is the optimum or the next question would pass `limit` evaluations; evaluations spent."""
+    spent = 0
+    while case.mask(searcher.incumbent) != case.optimum and (ask := searcher.ask()) is not None:
+        if spent + len(ask.profiles) > limit:
+            break
+        searcher.tell(answer(case, ask))
+        spent += len(ask.profiles)
+    return spent
+
+
+def evolve(case: Case, seed: int) -> tuple[Evolve, int]:
+    """The default search, one stage a generation, and what it spent."""
+    searcher = Evolve(case.problem, random.Random(seed), generations=GENERATIONS, offspring=16, rungs=RUNGS)
+    return searcher, run(case, searcher, LIMIT)
 
 
 def test_the_table_is_complete_and_the_budget_is_exactly_ten_blocks(case: Case) -> None:
@@ -186,11 +190,11 @@ def test_the_table_equals_the_stitched_model_scored_by_the_real_fitness(case: Ca
 
 
 def test_blocks_matter_and_interact(case: Case) -> None:
-    """A case that a sort or a descent could solve would test nothing: sorting single drops misses by far, and there are many local optima."""
+    """A case that a sort or a descent could solve would test nothing: sorting single drops misses by far; there are many local optima."""
     assert case.fitness[case.ranked[-1]] > 1.5 * case.fitness[case.optimum]
     assert case.fitness[case.ranked[1]] > case.fitness[case.optimum]
     local = [mask for mask in case.ranked if all(case.fitness[other] >= case.fitness[mask] for other in neighbours(mask))]
-    assert len(local) > 20
+    assert len(local) > 10
     fitness, stitcher = KL(), Stitcher(case.model, case.sitemap.sites)
     documents = dict(enumerate(case.ids_BT))
     fitness.prepare(case.model, documents)
@@ -204,35 +208,30 @@ def test_blocks_matter_and_interact(case: Case) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_evolve_finds_the_optimum_of_8008_masks(case: Case, seed: int, record_property: Callable[[str, object], None]) -> None:
-    rng = random.Random(seed)
-    outcome, measuring = search(case, lambda: Evolve(case.problem, rng, generations=GENERATIONS, offspring=16, rungs=RUNGS))
-    record_property("evaluations_to_optimum", measuring.seen_optimum_at)
-    assert case.mask(outcome.best) == case.optimum
-    assert 0 < measuring.seen_optimum_at <= MASKS // 4
+def test_evolve_finds_the_optimum_of_8008_masks(case: Case, seed: int) -> None:
+    searcher, spent = evolve(case, seed)
+    print(f"\nevolve, seed {seed}: optimum after {spent} evaluations")
+    assert case.mask(searcher.incumbent) == case.optimum
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_parity_depth_search_finds_the_optimum(case: Case, seed: int, record_property: Callable[[str, object], None]) -> None:
-    rng = random.Random(seed)
-    options: dict[str, Any] = {"generations": GENERATIONS, "offspring": 32, "rungs": RUNGS, "initial": (64, DOCUMENTS * LENGTH)}
-    outcome, measuring = search(case, lambda: Evolve(case.problem, rng, mode="parity", **options))
-    record_property("evaluations_to_optimum", measuring.seen_optimum_at)
-    assert case.mask(outcome.best) == case.optimum
+def test_parity_depth_search_finds_the_optimum(case: Case, seed: int) -> None:
+    """The published search: best of 64 random masks, then 32 offspring a generation and the parent in the last stage."""
+    start = (64, DOCUMENTS * LENGTH)
+    searcher = Evolve(case.problem, random.Random(seed), mode="parity", generations=60, offspring=32, rungs=RUNGS, initial=start)
+    spent = run(case, searcher, LIMIT)
+    print(f"\nparity, seed {seed}: optimum after {spent} evaluations")
+    assert case.mask(searcher.incumbent) == case.optimum
 
 
-def test_evolve_beats_random_at_equal_evaluations(case: Case, record_property: Callable[[str, object], None]) -> None:
-    """Random search gets as many evaluations as evolution needed for the optimum; its best must be worse in most seeds, and on average."""
+def test_evolve_beats_random_at_equal_evaluations(case: Case) -> None:
+    """Random search gets exactly what evolution needed for the optimum, and stays behind in nearly every seed."""
     gaps = []
     for seed in SEEDS:
-        _, measuring = search(case, lambda seed=seed: Evolve(case.problem, random.Random(seed), generations=GENERATIONS, rungs=RUNGS))
-        budget = measuring.seen_optimum_at
-        outcome, rival = search(
-            case, lambda seed=seed: Random(case.problem, random.Random(seed), candidates=16, rungs=RUNGS, rounds=MASKS), budget
-        )
-        assert rival.evaluations <= budget
-        gaps.append(case.fitness[case.mask(outcome.best)] / case.fitness[case.optimum] - 1)
-    record_property("random_gap_to_optimum", gaps)
-    assert sum(gap > 0 for gap in gaps) >= 4
+        _, spent = evolve(case, seed)
+        rival = Random(case.problem, random.Random(seed), candidates=16, rungs=RUNGS, rounds=MASKS)
+        assert run(case, rival, spent) <= spent
+        gaps.append(case.fitness[case.mask(rival.incumbent)] / case.fitness[case.optimum] - 1)
+    print(f"\nrandom at equal evaluations: KL above the optimum by {', '.join(f'{gap:.1%}' for gap in gaps)}")
+    assert sum(gap > 0 for gap in gaps) >= len(SEEDS) - 1
     assert sum(gaps) / len(gaps) > 0.02
-

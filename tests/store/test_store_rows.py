@@ -204,7 +204,7 @@ def test_a_trajectory_is_in_order_and_replays_freely(store: Store) -> None:
         (1, 2, ids[0]),
     ]
     last = steps[-1]
-    assert (last.generation, last.stage, last.fitness, last.slice, last.bytes, last.tokens) == (1, 2, "kl", on.digest, 0, 30)
+    assert (last.generation, last.stage, last.fitness, last.slice, last.bytes, last.tokens) == (1, 2, "kl", on.digest, 0, 33)
     assert last.profile == numbered(0)[0].digest
     assert len(store.trajectory(study.id)) == 6
     assert store.find_study("nightly").trials == 5

@@ -1,0 +1,45 @@
+"""Two processes on one study: nothing is measured twice, nothing is damaged, and both say what one alone would say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny_study
+import torch
+from fork_server import Forks
+from safetensors import safe_open
+from tiny_study import Tiny, Whole
+
+from evopress.store import Store
+
+
+def test_b12_two_processes_build_one_bank_and_share_one_study(
+    tiny: Tiny, whole: Whole, forks: Forks, storage_url: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    request = {"study": tiny_study.values(tiny), "storage": storage_url, "home": str(home)}
+    Store.open(storage_url).close()
+    pids = [forks.start(**request) for _ in range(2)]
+    reports = [forks.finish(pid) for pid in pids]
+    assert [found[-1] for found in reports] == [{"exit": 0}] * 2
+    taken = [[report["taken"] for report in found if "taken" in report] for found in reports]
+    assert all(taken), "one process did everything, so nothing was shared"
+    assert sorted(taken[0] + taken[1]) == sorted(whole.contents.trials), "a key was measured twice or never"
+
+    found = tiny_study.contents(storage_url)
+    assert (found.trials, found.steps, found.results) == (whole.contents.trials, whole.contents.steps, whole.contents.results)
+    assert found.claims == 0
+    with Store.open(storage_url) as store:
+        assert [run.state for run in store.runs(store.find_study("tiny").id)] == ["finished"] * 2
+
+    assert variants(home / "bank") == variants(whole.home / "bank")
+
+
+def variants(root: Path) -> dict[str, tuple[dict[str, str], dict[str, list[int]]]]:
+    """Every file of a bank: what its header says, and its tensors' bytes (the order of header keys is the library's, and random)."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                found[path.name] = (file.metadata(), {name: file.get_tensor(name).view(torch.uint8).tolist() for name in file.keys()})  # noqa: SIM118
+    return found

@@ -1,0 +1,295 @@
+"""Documentation that can fail: every command, option, key, hook and study that a page names is compared with the live one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+from pydantic_core import PydanticUndefined
+
+from evopress.api import Level, UsageError, parse_method
+from evopress.api.study import DEFAULT_STOP_TOKENS, Study
+from evopress.cli import app
+from evopress.hooks.registry import HOOKS, Registry
+from evopress.run import searcher_class
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "results/README.md")]
+COMMANDED = [*PAGES, ROOT / "Makefile"]
+STUDIES = sorted((ROOT / "studies").glob("*.toml"))
+PLACEHOLDERS = {"FILE", "DIGEST", "NAME", "ID", "DIR", "PROFILE", "…"}
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`([^`\n]+)`")
+
+
+def page(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def commands(path: Path) -> Iterator[str]:
+    """Every `evopress …` line of a page: in fenced shell blocks, indented blocks, inline code and Makefile recipes."""
+    text = page(path)
+    blocks = [body for language, body in _FENCE.findall(text) if language in ("", "bash", "sh", "console", "shell")]
+    rest = _FENCE.sub("", text)
+    lines = [line for body in blocks for line in body.splitlines()] + re.findall(r"^(?: {4}|\t)(.*)$", rest, re.MULTILINE)
+    lines = [line.split(" | ")[0] for line in lines]  # a pipe in a shell line
+    if path.suffix:
+        lines += [line for word in _INLINE.findall(rest) for line in alternatives(word)]
+    for line in lines:
+        stripped = re.sub(r"^(?:\$ |\$\(BIN\)/|\.venv/bin/)", "", line.strip())
+        if re.match(r"evopress(\s|$)", stripped):
+            yield stripped
+
+
+def alternatives(text: str) -> list[str]:
+    """`evopress search start | resume` in running text names two commands."""
+    first, *others = text.split(" | ")
+    return [first, *(f"{first.rsplit(' ', 1)[0]} {other}" for other in others)]
+
+
+def check(line: str) -> str:
+    """Why the command line does not exist as written, "" if it does. Values of options are not judged."""
+    words = shlex.split(line, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    context: Any = click.Context(command)
+    taken = 0
+    while isinstance(command, click.Group) or hasattr(command, "commands"):
+        options = list(words)
+        if not options or options[0].startswith("-") or options[0] in PLACEHOLDERS:
+            break
+        name = options[0]
+        found = command.get_command(context, name)
+        if found is None:
+            return f"{line!r}: no command {name!r}; there are {sorted(command.list_commands(context))}"
+        command, words = found, options[1:]
+        taken += 1
+    flags = [(flag, parameter) for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+    known = {flag: parameter for flag, parameter in flags if flag.startswith("-")}
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    given, skip = 0, False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith("-") and len(word) > 1:
+            flag, _, value = word.partition("=")
+            if flag == "--help":
+                continue
+            if flag not in known:
+                return f"{line!r}: no option {flag!r}; there are {sorted(known)}"
+            skip = not value and not getattr(known[flag], "is_flag", False)
+        elif word != "…":
+            given += 1
+    if skip:
+        return f"{line!r}: the last option has no value"
+    most = sum(parameter.nargs if parameter.nargs > 0 else 99 for parameter in arguments)
+    return f"{line!r}: {given} arguments, at most {most} are taken" if given > most else ""
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("evopress search start studies/demo.toml --seed 1  # a comment", ""),
+        ("evopress serch start", "no command 'serch'"),
+        ("evopress search begin", "no command 'begin'"),
+        ("evopress search start --metod gptq", "no option '--metod'"),
+        ("evopress search start --seed", "has no value"),
+        ("evopress search start a.toml b.toml", "2 arguments"),
+        ("evopress leaderboard --pareto extra", "1 arguments"),
+        ("evopress --version", ""),
+    ],
+)
+def test_the_check_itself_can_fail(line: str, why: str) -> None:
+    found = check(line)
+    assert (why in found) if why else (found == "")
+
+
+@pytest.mark.parametrize("path", COMMANDED, ids=lambda path: path.name if path.parent == ROOT else f"{path.parent.name}/{path.name}")
+def test_every_command_on_a_page_exists(path: Path) -> None:
+    wrong = [why for line in commands(path) if (why := check(line))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_pages_name_commands_at_all() -> None:
+    """Guards the extraction: a page whose commands are not seen would pass."""
+    assert len(list(commands(ROOT / "README.md"))) >= 8
+    assert len(list(commands(ROOT / "Makefile"))) >= 2
+    assert len(list(commands(ROOT / "studies" / "README.md"))) >= 4
+
+
+def files_named(path: Path) -> Iterator[str]:
+    """Files and folders of the project that a page names in code: `evopress/api/`, `studies/demo.toml`."""
+    for word in _INLINE.findall(_FENCE.sub("", page(path))):
+        if re.fullmatch(r"(?:evopress|plugins|kernels|studies|results|tests)/[\w./-]*", word):
+            yield word
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_file_a_page_names_exists(path: Path) -> None:
+    missing = [name for name in files_named(path) if not (ROOT / name).exists()]
+    assert not missing
+
+
+# Studies --------------------------------------------------------------------------------------------------------------------------------
+
+
+def key_row(name: str) -> str:
+    """The line that documents a key, made from the model of the study itself."""
+    field = Study.model_fields[name]
+    if field.default is PydanticUndefined:
+        shown = "the file's name"
+    elif field.default is None:
+        shown = "none"
+    else:
+        shown = f"`{json.dumps(field.default, ensure_ascii=False)}`"
+    return f"| `{name}` | {shown} | {field.description} |"
+
+
+def test_studies_readme_documents_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*$", page(ROOT / "studies" / "README.md").split("## Every key")[1].split("### ")[0], re.MULTILINE)
+    assert rows == list(Study.model_fields)
+    missing = [row for name in Study.model_fields if (row := key_row(name)) not in page(ROOT / "studies" / "README.md")]
+    assert not missing, "replace these lines in studies/README.md:\n" + "\n".join(missing)
+
+
+def test_studies_readme_states_the_default_stop() -> None:
+    assert Study.make({}).stops == {"stop_tokens": DEFAULT_STOP_TOKENS}
+    assert f"`stop_tokens` is {DEFAULT_STOP_TOKENS:,}" in page(ROOT / "studies" / "README.md")
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.load()
+
+
+def check_names(study: Study, registry: Registry) -> None:
+    """Resolve every name of a study as a run would, without a model."""
+    registry.get("fitness", study.fitness)
+    for text in study.methods:
+        registry.method(text)
+    for text in (study.searcher, *study.baselines):
+        searcher_class(registry, text, study)
+    for text in study.budgets:
+        if "(" in text:
+            level = Level.parse(text.partition("=")[2])
+            assert level.method in {parse_method(method)[0] for method in study.methods}, f"{text} names a level no method offers"
+
+
+def test_there_is_a_demo_study() -> None:
+    assert ROOT / "studies" / "demo.toml" in STUDIES
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_study_is_valid_and_its_names_resolve(path: Path, registry: Registry) -> None:
+    study = Study.read(path)
+    assert study.name == path.stem
+    assert study.stops, f"{path.name} never stops"
+    assert set(tomllib.loads(page(path))) <= Study.model_fields.keys()
+    check_names(study, registry)
+
+
+@pytest.mark.parametrize(
+    "values", [{"methods": ["gtpq"]}, {"searcher": "evolve(ofspring=3)"}, {"fitness": "kll"}, {"methods": ["gptq(bits=1)"]}]
+)
+def test_a_wrong_name_in_a_study_is_found(values: dict[str, Any], registry: Registry) -> None:
+    with pytest.raises(UsageError):
+        check_names(Study.make(values), registry)
+
+
+def test_every_specification_in_studies_readme_parses(registry: Registry) -> None:
+    """The tables of methods and searchers: each written example is built."""
+    text = page(ROOT / "studies" / "README.md").replace("\\|", "|")
+    seen = set()
+    for word in re.findall(r"`([^`\n]+)`", text.split("### Methods")[1]):
+        if not re.fullmatch(r"[a-z]+(\(.*\))?", word):
+            continue
+        name, _ = parse_method(word)
+        if name in registry.classes["method"]:
+            registry.method(word)
+        elif name in registry.classes["searcher"]:
+            searcher_class(registry, word, Study.make({}))
+        elif "(" in word:
+            raise AssertionError(f"{word} is neither a method nor a searcher")
+        else:
+            continue
+        seen.add(name)
+    assert seen >= {"gptq", "rtn", "sparsegpt", "magnitude", "wanda", "drop", "evolve", "random", "uniform", "greedy", "knapsack"}
+
+
+def test_the_default_study_resolves(registry: Registry) -> None:
+    check_names(Study.make({}), registry)
+
+
+# Hooks and results ----------------------------------------------------------------------------------------------------------------------
+
+
+def hooks() -> list[str]:
+    """Hook names in specs.py, by its syntax."""
+    source = ast.parse(page(ROOT / "evopress" / "hooks" / "specs.py"))
+    functions = [node for node in source.body if isinstance(node, ast.FunctionDef)]
+    return [node.name for node in functions if "hookspec" in map(ast.unparse, node.decorator_list)]
+
+
+def test_every_hook_is_documented_and_served() -> None:
+    found = hooks()
+    assert len(found) >= 4
+    assert sorted(found) == sorted(hook for hook, _ in HOOKS.values())
+    contributing = page(ROOT / "CONTRIBUTING.md")
+    for hook in found:
+        assert f"`{hook}`" in contributing, f"CONTRIBUTING.md does not name {hook}"
+    named = set(re.findall(r"\bevopress_(?:methods|kernels|fitnesses|searchers|exporters)\b", contributing))
+    assert named <= set(found), f"CONTRIBUTING.md names hooks that do not exist: {sorted(named - set(found))}"
+
+
+def test_dotted_names_in_the_pages_exist() -> None:
+    """`evopress.api.Method`, `evopress.testing.methods.check_method`: every dotted name in code imports."""
+    import importlib
+
+    wrong = []
+    for path in PAGES:
+        for word in set(re.findall(r"`(evopress(?:\.\w+)+)(?:\([^`]*\))?`", page(path))) - {"evopress.db"}:
+            parts = word.split(".")
+            for cut in range(len(parts), 0, -1):
+                try:
+                    found: Any = importlib.import_module(".".join(parts[:cut]))
+                except ModuleNotFoundError:
+                    continue
+                break
+            for name in parts[cut:]:
+                if name not in dir(found):
+                    wrong.append(f"{path.name}: {word}")
+                    break
+                found = getattr(found, name)
+    assert not wrong
+
+
+def test_results_readme_names_every_key_the_tool_writes() -> None:
+    """The keys of `comparison_json` and of its rows, by the syntax of the function that writes them."""
+    source = ast.parse(page(ROOT / "evopress" / "report" / "comparison.py"))
+    written = {}
+    for node in source.body:
+        if isinstance(node, ast.FunctionDef) and node.name in ("comparison_json", "_row_json"):
+            dictionaries = [part for part in ast.walk(node) if isinstance(part, ast.Dict)]
+            largest = max(dictionaries, key=lambda part: len(part.keys))
+            keys = {key.value for key in largest.keys if isinstance(key, ast.Constant)}
+            keys |= {
+                part.slice.value
+                for part in ast.walk(node)
+                if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store) and isinstance(part.slice, ast.Constant)
+            }
+            written[node.name] = keys
+    assert len(written) == 2
+    text = page(ROOT / "results" / "README.md")
+    top, row = text.split("A row:")
+    for key in written["comparison_json"]:
+        assert f"`{key}`" in top, f"results/README.md does not explain {key}"
+    for key in written["_row_json"]:
+        assert f"`{key}`" in row, f"results/README.md does not explain {key} of a row"
