@@ -56,7 +56,8 @@ def search(
         values["methods"] = tuple(methods)
     folder = Path(home) if home is not None else default_home()
     url = storage or os.environ.get("EVOPRESS_STORAGE") or f"sqlite:///{folder / 'evopress.db'}"
-    return execute(Study.make(values, "the arguments"), url, folder, None, listen or silent, device, dtype, None, speed, "evopress.search()")
+    definition = Study.make(values, "the arguments")
+    return execute(definition, url, folder, None, listen or silent, device, dtype, None, speed, "evopress.search()")
 
 
 class _Package(ModuleType):

@@ -1,10 +1,12 @@
-"""The plan of a study: model, sites, methods, space and budgets, from the configuration alone. No weights are read.
+"""The plan of a study: model, sites, methods, space, budgets and searchers, from the configuration alone. No weights are read.
 
 Called by `evopress.run` and by `--dry-run`.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from evopress.api import (
     Cost,
     Level,
     Method,
+    Searcher,
     Site,
     Space,
     UsageError,
@@ -25,10 +28,14 @@ from evopress.api import (
     order_levels,
     unknown,
 )
+from evopress.api.level import parse_method
 from evopress.api.study import Study
-from evopress.hooks.registry import Registry
+from evopress.hooks.registry import Registry, check_options, searcher_options
 from evopress.models.load import ModelRef, resolve, skeleton
 from evopress.models.sites import SiteMap, check_coverage, find_sites
+
+ENDLESS = 10**9
+"""Rounds of a rival that is stopped by its tokens."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def make_plan(study: Study, registry: Registry, home: Path, weights: bool = True
     """
     where = f"study {study.name}"
     registry.get("fitness", study.fitness, where)
+    check_searchers(study, registry)
     methods: dict[str, Method] = {}
     for specification in study.methods:
         method = registry.method(specification, where)
@@ -99,9 +107,7 @@ def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str
     for name, count in offered.items():
         if not count:
             raise UsageError(f"Method {name!r} offers no level at any site of this model.", "Check its group size and its kinds of site.")
-    return Space(
-        sitemap.sites, tuple(levels), tuple(costs), dense_cost(sitemap.fixed_params), link_groups(sitemap.sites, links)
-    )
+    return Space(sitemap.sites, tuple(levels), tuple(costs), dense_cost(sitemap.fixed_params), link_groups(sitemap.sites, links))
 
 
 def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -119,3 +125,50 @@ def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int,
                 by_depth.setdefault(site.depth, []).append(position)
         groups += [tuple(members) for members in by_depth.values() if len(members) > 1]
     return tuple(groups)
+
+
+def check_searchers(study: Study, registry: Registry) -> None:
+    """Raise UsageError for unknown searchers and options, and for two that would stand under one name in the comparison."""
+    searcher = searcher_class(registry, study.searcher, study)[0]
+    seen: set[str] = set()
+    for text in study.baselines:
+        cls, options = searcher_class(registry, text, study)
+        if cls.name in seen or (cls is searcher and options):
+            raise UsageError(
+                f"Baseline {text!r} of study {study.name} stands under the name of another searcher.",
+                "Compare its options in a study of its own.",
+            )
+        seen.add(cls.name)
+
+
+def searcher_class(registry: Registry, text: str, study: Study) -> tuple[type[Searcher], dict[str, Any]]:
+    """Class and options of `evolve(offspring=16)`. Raises UsageError."""
+    name, options = parse_method(text)
+    cls = registry.get("searcher", name, f"study {study.name}")
+    check_options("searcher", name, options, searcher_options(cls))
+    return cls, {key: _pairs(value) for key, value in options.items()}
+
+
+def _pairs(value: Any) -> Any:
+    """`4x1024|1x8192` becomes ((4, 1024), (1, 8192)); anything else stays."""
+    parts = value if isinstance(value, tuple) else (value,)
+    found = [re.fullmatch(r"(\d+)x(\d+)", str(part)) for part in parts]
+    pairs = tuple((int(match.group(1)), int(match.group(2))) for match in found if match)
+    return pairs if len(pairs) == len(parts) else value
+
+
+def default_options(searcher: type[Searcher]) -> dict[str, Any]:
+    """Options of a searcher that were not given."""
+    known = inspect.signature(searcher.__init__).parameters
+    return {name: known[name].default for name in searcher_options(searcher) if known[name].default is not inspect.Parameter.empty}
+
+
+def options_like(options: Mapping[str, Any], rival: type[Searcher]) -> dict[str, Any]:
+    """Options that give a rival the stages of the main searcher, so that both spend equal evaluations on equal tokens."""
+    known = searcher_options(rival)
+    shared = {key: value for key, value in options.items() if key == "rungs" and key in known}
+    if "candidates" in known and "offspring" in options:
+        shared["candidates"] = options["offspring"]
+    if "rounds" in known:
+        shared["rounds"] = ENDLESS
+    return shared

@@ -5,9 +5,7 @@ Called by the command line and by `evopress.search`. Running the same study agai
 
 from __future__ import annotations
 
-import inspect
 import random
-import re
 import signal
 import threading
 import time
@@ -34,14 +32,13 @@ from evopress.api import (
     Trial,
     UsageError,
 )
-from evopress.api.level import parse_method
 from evopress.api.study import Study
 from evopress.data.tokens import ROLES
 from evopress.events import Listener, Progress, silent
-from evopress.hooks.registry import Registry, check_options, searcher_options
-from evopress.plan import Plan, make_plan
-from evopress.report.statistics import Interval, Paired, interval, paired
+from evopress.hooks.registry import Registry
+from evopress.plan import Plan, default_options, make_plan, options_like, searcher_class
 from evopress.report.comparison import commit
+from evopress.report.statistics import Interval, Paired, interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.store import LatencyRow, ProfileRow, Store
 from evopress.workbench import Workbench
@@ -57,8 +54,6 @@ ZERO_LIMIT = {"float32": 1e-4, "other": 5e-3}
 """Largest divergence of the dense model from itself, in nats a token, that is rounding, by compute type."""
 WATCH_GENERATIONS = 5
 """Generations between two comparisons with uniform for the display."""
-ENDLESS = 10**9
-"""Rounds of a rival that is stopped by its tokens."""
 P_VALUE = 0.01
 """The winner is accepted when the paired test against uniform is below this."""
 
@@ -162,12 +157,11 @@ def execute(
 ) -> Run:
     """Run a study to its end, or to its stops. Every measurement is stored the moment it is taken.
 
-    Raises Interrupted on Ctrl-C and Stopped on SIGTERM, both after a clean checkpoint: the same call resumes. Raises InfeasibleBudget before
-    any weight is read.
+    Raises Interrupted on Ctrl-C and Stopped on SIGTERM, both after a clean checkpoint: the same call resumes. Raises InfeasibleBudget
+    before any weight is read.
     """
     registry = registry or Registry.load()
     plan = make_plan(study, registry, home)
-    _check_searchers(study, registry)
     store = Store.open(storage)
     try:
         bench = Workbench(plan, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
@@ -184,9 +178,7 @@ def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
 
     plan = bench.plan
     study_id = store.study(plan.study.name, plan.study.identity, plan.study.digest).id
-    store.save_model(
-        plan.ref.name, bench.model_digest, {"config_digest": plan.ref.config_digest}, plan.sitemap.sites, plan.sitemap.total_params
-    )
+    bench.save_model()
     bench.run_id = store.start_run(
         study_id,
         seed=plan.study.seed,
@@ -229,34 +221,6 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_searchers(study: Study, registry: Registry) -> None:
-    """Raise UsageError for unknown searchers and options, and for two that would stand under one name in the comparison."""
-    searcher = searcher_class(registry, study.searcher, study)[0]
-    seen: set[str] = set()
-    for text in study.baselines:
-        cls, options = searcher_class(registry, text, study)
-        if cls.name in seen or (cls is searcher and options):
-            raise UsageError(
-                f"Baseline {text!r} of study {study.name} stands under the name of another searcher.", "Compare its options in a study of its own."
-            )
-        seen.add(cls.name)
-
-
-def searcher_class(registry: Registry, text: str, study: Study) -> tuple[type[Searcher], dict[str, Any]]:
-    name, options = parse_method(text)
-    cls = registry.get("searcher", name, f"study {study.name}")
-    check_options("searcher", name, options, searcher_options(cls))
-    return cls, {key: _pairs(value) for key, value in options.items()}
-
-
-def _pairs(value: Any) -> Any:
-    """`4x1024|1x8192` becomes ((4, 1024), (1, 8192)); anything else stays."""
-    parts = value if isinstance(value, tuple) else (value,)
-    found = [re.fullmatch(r"(\d+)x(\d+)", str(part)) for part in parts]
-    pairs = tuple((int(match.group(1)), int(match.group(2))) for match in found if match)
-    return pairs if len(pairs) == len(parts) else value
-
-
 class _Execution:
     """The steps of a run, in order; holds what they share."""
 
@@ -273,7 +237,7 @@ class _Execution:
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
-        options = {**_defaults(cls), **options}
+        options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
         found, spent = {"dense": self.dense}, {cls.name: outcome.totals.tokens}
@@ -282,7 +246,7 @@ class _Execution:
             if rival.name in simple and not rival_options:
                 found[rival.name] = simple[rival.name]
             elif rival.name != cls.name:
-                matched = {**_like(options, rival), **rival_options}
+                matched = {**options_like(options, rival), **rival_options}
                 result = self._drive(rival.name, matched, Stops(tokens=max(outcome.totals.tokens, 1)), starts)
                 found[rival.name], spent[rival.name] = result.best, result.totals.tokens
         found[cls.name] = outcome.best
@@ -319,7 +283,8 @@ class _Execution:
         limit = ZERO_LIMIT["float32" if self.bench.numerics.startswith("float32") else "other"]
         if abs(trial.fitness) > limit:
             raise NumericalError(
-                f"The all-dense profile scores {trial.fitness:.2e} {self.study.fitness} against the dense model; at most {limit:.0e} is rounding.",
+                f"The all-dense profile scores {trial.fitness:.2e} {self.study.fitness} against the dense model; "
+                f"at most {limit:.0e} is rounding.",
                 "Stitching changes this model, so no search on it can be trusted: try --dtype float32, and report the model.",
             )
 
@@ -365,15 +330,12 @@ class _Execution:
             at = event.totals.generation
             if uniform is not None and event.incumbent != shown["profile"] and at - shown["generation"] >= WATCH_GENERATIONS:
                 pair = self.bench.measure([event.incumbent, uniform], self._small_slice(), self.study.fitness, "search")
-                shown.update(
-                    profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness
-                )
+                shown.update(profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness)
             total = stops.generations or options.get("generations") or 0
             totals = event.totals
-            self.bench.listen(
-                Progress("search", name, at, int(total), shown["best"], shown["gain"], totals.evaluations, totals.tokens, totals.seconds,
-                         _eta(totals, stops, int(total)), totals.cached)  # fmt: skip
-            )
+            spent = (totals.evaluations, totals.tokens, totals.seconds)
+            left = _eta(totals, stops, int(total))
+            self.bench.listen(Progress("search", name, at, int(total), shown["best"], shown["gain"], *spent, left, totals.cached))
 
         return tell
 
@@ -391,10 +353,8 @@ class _Execution:
             against = None
             if "uniform" in found and label not in ("uniform", "dense"):
                 against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed)
-            rows.append(
-                Row(label, profile, kl.cost, self.space.bits(kl.cost), interval(kl.values, kl.weights), interval(nll.values, nll.weights),
-                    against, spent.get(label, 0))  # fmt: skip
-            )
+            intervals = (interval(kl.values, kl.weights), interval(nll.values, nll.weights))
+            rows.append(Row(label, profile, kl.cost, self.space.bits(kl.cost), *intervals, against, spent.get(label, 0)))
         return tuple(rows)
 
     def _with_speed(self, rows: tuple[Row, ...], labels: Sequence[str]) -> tuple[Row, ...]:
@@ -412,9 +372,7 @@ class _Execution:
             details: dict[str, Any] = {"kl": asdict(row.kl), "nll": asdict(row.nll), "search_tokens": row.search_tokens}
             if row.against_uniform is not None:
                 details["against_uniform"] = asdict(row.against_uniform)
-            self.bench.store.put_result(
-                self.study_id, row.label, stored.profile_id, role=role, details=details, run_id=self.bench.run_id
-            )
+            self.bench.store.put_result(self.study_id, row.label, stored.profile_id, role=role, details=details, run_id=self.bench.run_id)
 
 
 def last_stops(store: Store, study_id: int) -> dict[str, Any]:
@@ -446,23 +404,6 @@ def open_profile(
             "Bring the old weights back, or search again under a new study name.",
         )
     return Best("", row.profile, bench).apply(), bench.tokenizer
-
-
-def _defaults(searcher: type[Searcher]) -> dict[str, Any]:
-    """Options of a searcher that were not given."""
-    known = inspect.signature(searcher.__init__).parameters
-    return {name: known[name].default for name in searcher_options(searcher) if known[name].default is not inspect.Parameter.empty}
-
-
-def _like(options: Mapping[str, Any], rival: type[Searcher]) -> dict[str, Any]:
-    """Options that give a rival the stages of the main searcher, so that both spend equal evaluations on equal tokens."""
-    known = searcher_options(rival)
-    shared = {key: value for key, value in options.items() if key == "rungs" and key in known}
-    if "candidates" in known and "offspring" in options:
-        shared["candidates"] = options["offspring"]
-    if "rounds" in known:
-        shared["rounds"] = ENDLESS
-    return shared
 
 
 def _eta(totals: Totals, stops: Stops, generations: int) -> float | None:

@@ -28,7 +28,7 @@ from evopress.hooks.registry import Registry
 from evopress.models.load import load, pick_dtype, tokenizer, weights_digest
 from evopress.models.stitch import Stitcher
 from evopress.plan import Plan
-from evopress.store import LatencyRow, Owner, Store, StoredTrial, TokenSetRow, TrialKey
+from evopress.store import BankEntry, LatencyRow, Owner, Store, StoredTrial, TokenSetRow, TrialKey
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,8 @@ class Workbench:
 
             made = build_tokens(study.text, self.texts, encode, role, count, study.window, study.seed)
             self._token_sets[role] = made
-            row = TokenSetRow(made.name, made.role, made.digest, made.source, len(made.documents), made.tokens, made.seed, self.model_digest)
-            self.store.save_token_set(row)
+            about = (made.name, made.role, made.digest, made.source, len(made.documents), made.tokens, made.seed)
+            self.store.save_token_set(TokenSetRow(*about, self.model_digest))
         return self._token_sets[role]
 
     @cached_property
@@ -166,7 +166,7 @@ class Workbench:
         for document in documents:
             by_length.setdefault(len(document), []).append(document)
         batches = [
-            torch.tensor(group[start : start + 8]) for group in by_length.values() for start in range(0, len(group), 8)
+            torch.tensor(group[start : start + 8], device=self.device) for group in by_length.values() for start in range(0, len(group), 8)
         ]
         self.bank.discard_partial(time.time() - PARTIAL_SECONDS)
         self.stitcher.restore()
@@ -184,6 +184,21 @@ class Workbench:
             lambda site: weights.read(self.model, site),
             progress,
         )
+        self._keep_bank_entries()
+
+    def _keep_bank_entries(self) -> None:
+        """Size and error of every variant as rows, so that SQL can ask about layers without the bank."""
+        entries = []
+        for task in self._tasks.values():
+            cost = task.method.cost(task.site, task.level)
+            entries.append(BankEntry(task.site.name, str(task.level), self.bank.error(task.key), cost.bytes))
+        self.store.put_bank_entries(self.save_model(), self.recipe.digest, entries)
+
+    def save_model(self) -> int:
+        """Store the model with its sites; returns its id there."""
+        ref, sitemap = self.plan.ref, self.plan.sitemap
+        about = {"config_digest": ref.config_digest}
+        return self.store.save_model(ref.name, self.model_digest, about, sitemap.sites, sitemap.total_params)
 
     @cached_property
     def errors(self) -> tuple[tuple[float, ...], ...]:
@@ -216,7 +231,9 @@ class Workbench:
             made: Fitness = self.registry.get("fitness", name)()
             self.stitcher.restore()
             self.listen(Progress("model", f"reading the dense model's answers on the {role} text"))
-            made.prepare(self.model, {index: torch.tensor(ids) for index, ids in enumerate(self.tokens(role).documents)})
+            made.prepare(
+                self.model, {index: torch.tensor(ids, device=self.device) for index, ids in enumerate(self.tokens(role).documents)}
+            )
             self._fitness[(name, role)] = made
         return self._fitness[(name, role)]
 
@@ -314,7 +331,7 @@ class Workbench:
         import torch
 
         documents = self.tokens(role).documents
-        return [(index, torch.tensor(documents[index][:tokens])) for index, tokens in slice_.documents]
+        return [(index, torch.tensor(documents[index][:tokens], device=self.device)) for index, tokens in slice_.documents]
 
     def whole(self, role: Role) -> Slice:
         """The slice of a whole token set."""
@@ -362,7 +379,9 @@ def remembered_dtype(home: Path, device: str, clock: Callable[[], float]) -> tor
             fresh.unlink()
         name = file.read_text().strip()
     except OSError as error:
-        raise StorageError(f"The folder {file.parent} cannot be written: {error.strerror}.", "Set EVOPRESS_HOME to a folder you may write to.") from error
+        raise StorageError(
+            f"The folder {file.parent} cannot be written: {error.strerror}.", "Set EVOPRESS_HOME to a folder you may write to."
+        ) from error
     if name not in ("bfloat16", "float32"):
         raise StorageError(f"The file {file} is damaged: it says {name!r}.", "Delete it, or give --dtype bfloat16 or float32.")
     return getattr(torch, name)  # type: ignore[no-any-return]

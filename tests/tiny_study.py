@@ -1,6 +1,6 @@
 """A whole study in seconds: a tiny random Llama with a tokenizer and a text on disk, its study keys, and what a store holds of a run.
 
-Not a fixture file: tests write `from tiny_study import …`. `make(folder)` writes model and text once, `values(tiny)` are the keys of a study,
+Not a fixture file: tests write `from tiny_study import …`. `make(folder)` writes model and text, `values(tiny)` are the keys of a study,
 `run(tiny, home)` executes it in this process, and `contents(url)` is everything measured, without times, to compare two stores.
 """
 
@@ -83,12 +83,12 @@ def url(home: Path) -> str:
     return f"sqlite:///{home / 'evopress.db'}"
 
 
-def run(tiny: Tiny, home: Path, storage: str | None = None, listen: Callable[[Any], None] | None = None, speed: bool = False, **changed: Any) -> Any:
-    """Execute a study in this process, in float32; returns the Run."""
+def run(tiny: Tiny, home: Path, listen: Callable[[Any], None] | None = None, **changed: Any) -> Any:
+    """Execute a study in this process, in float32 and without speed, with the default store; returns the Run."""
     from evopress.events import silent
     from evopress.run import execute
 
-    return execute(study(tiny, **changed), storage or url(home), home, listen=listen or silent, dtype="float32", speed=speed, command="test")
+    return execute(study(tiny, **changed), url(home), home, listen=listen or silent, dtype="float32", speed=False, command="test")
 
 
 def arguments(tiny: Tiny, **changed: Any) -> list[str]:
@@ -140,9 +140,7 @@ def contents(storage: str) -> Contents:
             for study in store.studies()
             for step in store.trajectory(study.id)
         }
-        results = {
-            (row.study, row.label): (row.role, row.profile, row.bytes, dict(row.details)) for row in store.results()
-        }
+        results = {(row.study, row.label): (row.role, row.profile, row.bytes, dict(row.details)) for row in store.results()}
         claims = len(store.database.read(lambda conn: conn.execute(select(Claims.__table__)).all()))
         return Contents({row.key: (*measured[row.id], row.bytes) for row in rows}, steps, results, claims)
 

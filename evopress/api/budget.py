@@ -1,6 +1,7 @@
 """Budget: an exact integer limit on one field of Cost. Several budgets hold together.
 
-Written `bits=3.0`, `size=60MiB`, `size=0.5x`, `size=gptq(bits=3,group=64)` (the bytes of that level everywhere), `sparsity=0.6`, `params=0.8x`.
+Written `bits=3.0`, `size=60MiB`, `size=0.5x`, `size=gptq(bits=3,group=64)` (the bytes of that level everywhere), `sparsity=0.6`,
+`params=0.8x`.
 Called by the run and the command line; the searchers only see `field` and `limit`.
 """
 
@@ -113,7 +114,7 @@ def check_feasible(space: Space, budgets: Sequence[Budget]) -> None:
             )
         if budget.limit > high:
             raise InfeasibleBudget(
-                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, more than the dearest profile ({high:,}): nothing to search.",
+                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, more than the dearest profile ({high:,}); nothing to search.",
                 f"Feasible: {interval(space, budget)}.",
             )
 

@@ -1,7 +1,7 @@
 """Space: which levels every site may take, what they cost, which sites are linked, and what shadows what.
 
-The searchers work on *genotypes*: one level index a gene, where a gene is a site or a group of linked sites. `profile` turns a genotype into a
-Profile. Holds no weights and knows no method; built by `evopress.run` from sites and methods.
+The searchers work on *genotypes*: one level index a gene, where a gene is a site or a group of linked sites. `profile` turns a genotype
+into a Profile. Holds no weights and knows no method; built by `evopress.run` from sites and methods.
 """
 
 from __future__ import annotations

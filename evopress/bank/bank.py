@@ -31,6 +31,11 @@ class Recipe:
     model: str
     calibration: str
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both, hexadecimal."""
+        return hashlib.sha256(f"{self.model}\n{self.calibration}".encode()).hexdigest()
+
     def key(self, site: Site, level: Level, method_version: int) -> str:
         """File name of a variant: SHA-256 of its inputs, hexadecimal. Derived floats never enter, so a bank stays resumable."""
         text = "\n".join(["evopress-bank-2", self.model, self.calibration, site.name, str(level), str(method_version)])

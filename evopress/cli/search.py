@@ -40,7 +40,7 @@ def start(
     study: Annotated[str | None, typer.Option("--study", help="Name in the store; the same name continues the same study.")] = None,
     searcher: Annotated[str | None, typer.Option("--searcher", help="e.g. evolve(offspring=16,rungs=4x1024|1x8192).")] = None,
     baseline: Annotated[list[str] | None, typer.Option("--baseline", help="Searchers to compare with; repeatable.")] = None,
-    link: Annotated[list[str] | None, typer.Option("--link", help="Roles that share a level, e.g. q_proj+k_proj+v_proj; repeatable.")] = None,
+    link: Annotated[list[str] | None, typer.Option("--link", help="Roles that share a level, e.g. q_proj+k_proj; repeatable.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="sotu, wikitext2, c4, fineweb-edu, or a .txt or .jsonl file.")] = None,
     fitness: Annotated[str | None, typer.Option("--fitness", help="kl or perplexity.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of data and search.")] = None,
@@ -54,7 +54,7 @@ def start(
     device: Device = "cpu",
     dtype: Dtype = "auto",
     bank_quota: Quota = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sites, coverage, feasible interval, bank size and time; no weights.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sites, coverage, interval, bank size and time; no weights.")] = False,
     require_gain: Gate = False,
     result: Result = None,
     no_speed: NoSpeed = False,
@@ -140,7 +140,10 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
     with Store.open(storage_url(storage), create=False) as store:
         studies = store.studies()
     if as_json:
-        print_json([{"name": s.name, "digest": s.digest, "runs": s.runs, "trials": s.trials, "state": s.state, **s.definition} for s in studies])
+        about = [
+            {"name": s.name, "digest": s.digest, "runs": s.runs, "trials": s.trials, "state": s.state, **s.definition} for s in studies
+        ]
+        print_json(about)
         return
     rows = [
         (s.name, s.definition.get("model") or "demo model", ", ".join(s.definition["budgets"]), s.trials, s.runs, s.state) for s in studies
@@ -173,8 +176,16 @@ def _dry_run(study: Study, as_json: bool) -> None:
 
 
 def _execute(
-    study: Study, device: str, dtype: str, bank_quota: str | None, require_gain: bool, result: Path | None, no_speed: bool, url: str, as_json: bool
-) -> None:  # fmt: skip
+    study: Study,
+    device: str,
+    dtype: str,
+    bank_quota: str | None,
+    require_gain: bool,
+    result: Path | None,
+    no_speed: bool,
+    url: str,
+    as_json: bool,
+) -> None:
     from evopress.api.budget import parse_bytes
     from evopress.cli.live import listening
     from evopress.report.comparison import comparison_json, comparison_text, write_result
@@ -193,7 +204,10 @@ def _execute(
         try:
             write_result(run, result)
         except OSError as error:
-            raise StorageError(f"The result cannot be written to {result}: {error.strerror}.", "Everything is in the store: run the same command with another --result.") from error  # fmt: skip
+            raise StorageError(
+                f"The result cannot be written to {result}: {error.strerror}.",
+                "Everything is in the store: run the same command with another --result.",
+            ) from error
     if not as_json:
         print(comparison_text(run))
     try:

@@ -73,7 +73,7 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens:
     Windows of one document do not overlap. Raises UsageError when the role's documents hold fewer tokens (never loops or repeats).
     """
     if tokens < 2 or window < 8:
-        raise UsageError(f"A token set of {tokens} tokens in windows of {window} is too small.", "Ask for 2 tokens in windows of 8 or more.")
+        raise UsageError(f"A token set of {tokens} tokens in windows of {window} is too small.", "Ask for 2 in windows of 8 or more.")
     members = deal(len(texts), seed)[role]
     rng = random.Random(f"windows:{role}:{seed}")
     pools: list[tuple[int, list[tuple[int, ...]]]] = []

@@ -1,7 +1,7 @@
 """KL divergence of a compressed model from the dense one, exact over the whole vocabulary.
 
-Shapes: B documents, T tokens, P positions, D width, V vocabulary. The teacher is kept as final hidden states (T×D a document), and both sides'
-logits are recomputed in chunks of positions, so memory does not grow with the vocabulary times the text.
+Shapes: B documents, T tokens, P positions, D width, V vocabulary. The teacher is kept as final hidden states (T×D a document), and both
+sides' logits are recomputed in chunks of positions, so memory does not grow with the vocabulary times the text.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def footnotes(run: Run) -> list[str]:
     labels = {row.label: row.speed["decode"].kernel for row in run.rows if "decode" in row.speed}
     notes += [f"kernels, {label}: {kernels}" for label, kernels in labels.items()]
     out = run.outcome.totals
-    notes.append(f"search: {out.evaluations:,} evaluations, {out.tokens:,} token-forwards, {out.seconds:.0f} s of measuring ({run.outcome.reason})")
+    spent = f"{out.evaluations:,} evaluations, {out.tokens:,} token-forwards, {out.seconds:.0f} s of measuring"
+    notes.append(f"search: {spent} ({run.outcome.reason})")
     if run.gain is not None:
         gain, verdict = run.gain, "beats" if run.gain.p < 0.01 and run.gain.difference < 0 else "does not beat"
         notes.append(
@@ -71,7 +72,7 @@ def comparison_text(run: Run, width: int | None = None) -> str:
     """The whole table as plain text."""
     rows: list[Sequence[str]] = [HEADER, *(cells(row) for row in run.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join([title(run), *lines, *footnotes(run)])
 
@@ -94,8 +95,12 @@ def comparison_json(run: Run) -> dict[str, Any]:
         "commit": commit(),
         "environment": fingerprint(),
         "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
-        "search": {"evaluations": run.outcome.totals.evaluations, "tokens": run.outcome.totals.tokens,
-                   "seconds": round(run.outcome.totals.seconds, 3), "reason": run.outcome.reason},  # fmt: skip
+        "search": {
+            "evaluations": run.outcome.totals.evaluations,
+            "tokens": run.outcome.totals.tokens,
+            "seconds": round(run.outcome.totals.seconds, 3),
+            "reason": run.outcome.reason,
+        },
         "winner": run.best.label,
         "rows": [_row_json(row) for row in run.rows],
     }

@@ -34,8 +34,14 @@ def dry_run_json(plan: Plan) -> dict[str, Any]:
         "missed": [{"module": name, "parameters": params} for name, params in sitemap.missed[:5]],
         "dense_bytes": space.dense.bytes,
         "budgets": [
-            {"text": b.text, "field": b.field, "limit": b.limit, "feasible": interval(space, b), "share_of_dense": b.limit / b.spent(space.dense)}
-            for b in plan.budgets
+            {
+                "text": budget.text,
+                "field": budget.field,
+                "limit": budget.limit,
+                "feasible": interval(space, budget),
+                "share_of_dense": budget.limit / budget.spent(space.dense),
+            }
+            for budget in plan.budgets
         ],
         "variants": levels,
         "bank_bytes": plan.bank_bytes,
@@ -62,9 +68,11 @@ def dry_run_text(plan: Plan) -> str:
         f"coverage    {about['coverage']:.1%} of the parameters outside embeddings and head, {about['coverage_total']:.1%} of all",
     ]
     for budget in about["budgets"]:
-        lines.append(f"budget      {budget['text']}: at most {budget['limit']:,} {budget['field']} ({budget['share_of_dense']:.1%} of dense)")
+        share = f"{budget['share_of_dense']:.1%} of dense"
+        lines.append(f"budget      {budget['text']}: at most {budget['limit']:,} {budget['field']} ({share})")
         lines.append(f"  feasible  {budget['feasible']}")
-    lines.append(f"bank        {about['variants']:,} variants, {about['bank_bytes']:,} bytes ({about['bank_bytes'] / 2**20:.0f} MiB), packed")
+    bank = about["bank_bytes"]
+    lines.append(f"bank        {about['variants']:,} variants, {bank:,} bytes ({bank / 2**20:.0f} MiB), packed")
     shown = ", ".join(f"{name.replace('_', ' ')} {value:,.0f} s" for name, value in seconds.items())
     lines.append(f"time        at an assumed {ASSUMED_FLOPS / 1e9:,.0f} GFLOP/s: {shown}; solving the bank comes on top")
     return "\n".join(lines)

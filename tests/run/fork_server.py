@@ -1,7 +1,7 @@
 """Runs of a study in processes of their own, started in milliseconds: a server with everything imported forks one child a run.
 
-`python fork_server.py` is the server; `Forks` is what tests hold of it. A child reports every progress event and every evaluation it takes as
-a line of JSON, so that a test can kill it at a chosen moment and knows what was done.
+`python fork_server.py` is the server; `Forks` is what tests hold of it. A child reports every progress event and every evaluation it takes
+as a line of JSON, so that a test can kill it at a chosen moment and knows what was done.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _serve() -> None:
 def _child(request: Report, report: Any) -> int:
     """Run a study, and return the exit code.
 
-    Either study (its keys), storage, home and speed; or argv, the arguments of the console script, with home, and out, a file for its output.
+    Either study (its keys), storage, home and speed; or argv (arguments of the console script), home and out, a file for its output.
     """
     from dataclasses import asdict
 

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ def no_weights(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": "org/no-such-model"}, 5, "Model 'org/no-such-model' is no local folder and could not be fetched from the hub"),
     ],
 )  # fmt: skip
-def test_a_wrong_request_is_told_before_any_weight_is_read(start: Start, home: Path, changed: dict[str, Any], code: int, message: str) -> None:
+def test_a_wrong_request_is_told_before_any_weight_is_read(
+    start: Start, home: Path, changed: dict[str, Any], code: int, message: str
+) -> None:
     answer = start(**changed)
     assert answer.code == code
     assert message in answer.err
@@ -103,6 +105,7 @@ def test_an_infeasible_budget_names_the_feasible_interval(start: Start) -> None:
 def test_budgets_that_no_profile_meets_together_are_told_before_the_bank_is_built(start: Start) -> None:
     answer = start(methods=("rtn(bits=2,group=32)", "magnitude(sparsity=0.7)"), budgets=("bits=3", "params=0.5x"))
     assert answer.code == 3
+    assert "No profile was found that meets bits=3" in answer.err
 
 
 def test_a_wrong_key_in_a_study_file(tiny: Tiny, home: Path, evopress_command: Command) -> None:
@@ -144,8 +147,13 @@ def test_a_folder_that_holds_no_model(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cuda", "Device 'cuda' is not there: torch"), ("cuda:7", "Device 'cuda:7' is not there"), ("tpu", "Unknown device 'tpu'."), ("meta", "Allowed: cpu, cuda")],
-)  # fmt: skip
+    [
+        ("cuda", "Device 'cuda' is not there: torch"),
+        ("cuda:7", "Device 'cuda:7' is not there"),
+        ("tpu", "Unknown device 'tpu'."),
+        ("meta", "Allowed: cpu, cuda"),
+    ],
+)
 def test_a_device_that_is_not_there(start: Start, monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     answer = start("--device", device)
@@ -231,10 +239,15 @@ def test_a_flipped_byte_anywhere_in_a_bank_file_is_found(whole: Whole, tmp_path:
         with pytest.raises(StorageError, match=f"{key}.*is damaged.*Delete that file"):
             bank.get(key, site, level)
         if position < header:
-            try:
-                assert bank.error(key) == Bank(whole.home / "bank").error(key)
-            except StorageError as error:
-                assert "is damaged" in str(error)
+            assert error_of(bank, key) in (error_of(Bank(whole.home / "bank"), key), "damaged")
+
+
+def error_of(bank: Bank, key: str) -> float | str:
+    """The layer error of a variant, or that its file is damaged."""
+    try:
+        return bank.error(key)
+    except StorageError as error:
+        return "damaged" if "is damaged" in str(error) else str(error)
 
 
 def test_a_damaged_database(start: Start, whole: Whole, home: Path) -> None:
@@ -370,13 +383,13 @@ class Breaking(KL):
 
 
 @pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Breaking]]:
+def breaking(monkeypatch: pytest.MonkeyPatch) -> type[Breaking]:
     """A registry that also knows the fitness `breaking`."""
     known = Registry.load()
     classes = {kind: dict(found) for kind, found in known.classes.items()}
     classes["fitness"]["breaking"] = Breaking
     monkeypatch.setattr(Registry, "load", staticmethod(lambda *_: Registry(classes, known.plugins)))
-    yield Breaking
+    return Breaking
 
 
 def test_a_nan_fitness_stops_the_search_and_keeps_what_was_measured(start: Start, home: Path, breaking: type[Breaking]) -> None:

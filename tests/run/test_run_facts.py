@@ -132,7 +132,8 @@ def test_b5_calibration_tokens_are_tokens(tiny: Tiny, tmp_path: Path, monkeypatc
         return calibrate(model, sitemap, list(given), wanted)
 
     monkeypatch.setattr(module, "calibrate", spy)
-    run = tiny_study.run(tiny, tmp_path, calibration_tokens=251, searcher="evolve(generations=1,offspring=2,rungs=1x32)", baselines=("uniform",))
+    short = {"searcher": "evolve(generations=1,offspring=2,rungs=1x32)", "baselines": ("uniform",)}
+    run = tiny_study.run(tiny, tmp_path, calibration_tokens=251, **short)
     assert sum(batch.numel() for batch in given) == 251
     sets = {role: run.best._bench.tokens(role) for role in ("calibration", "search", "heldout")}
     assert [sum(map(len, made.documents)) for made in sets.values()] == [251, 320, 320]
@@ -149,11 +150,10 @@ def test_a_broken_stitch_is_found_before_the_search(tiny: Tiny, tmp_path: Path, 
 
     def broken(self: Stitcher, profile: Profile, decode_: Any) -> None:
         set_profile(self, profile, decode_)
-        self._slots["model.layers.1.mlp.down_proj"].parameter.data.mul_(1.05)
+        parameter = self._slots["model.layers.1.mlp.down_proj"].parameter
+        parameter.data = parameter.data * 1.05
 
-    restore = Stitcher.restore
     monkeypatch.setattr(Stitcher, "set", broken)
-    monkeypatch.setattr(Stitcher, "restore", lambda self: (monkeypatch.setattr(Stitcher, "set", set_profile), restore(self), monkeypatch.setattr(Stitcher, "set", broken)))  # fmt: skip
     with pytest.raises(NumericalError, match=r"The all-dense profile scores .* kl against the dense model; at most 1e-04 is rounding"):
         tiny_study.run(tiny, tmp_path)
     found = tiny_study.contents(tiny_study.url(tmp_path))
@@ -170,9 +170,7 @@ ONLY_UNIFORM = {"methods": ("rtn(bits=3,group=32)",), "budgets": ("size=rtn(bits
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_require_gain_exits_6_and_keeps_everything(
-    tiny: Tiny, home: Path, evopress_command: Callable[..., Answer], as_json: bool
-) -> None:
+def test_require_gain_exits_6_and_keeps_everything(tiny: Tiny, home: Path, evopress_command: Callable[..., Answer], as_json: bool) -> None:
     options = ["--require-gain", *(["--json"] if as_json else [])]
     answer = evopress_command("search", "start", *tiny_study.arguments(tiny, **ONLY_UNIFORM), *options)
     assert answer.code == 6

@@ -50,7 +50,9 @@ def test_the_python_front_door(tiny: Tiny, home: Path, monkeypatch: pytest.Monke
     assert {event.phase for event in events} == {"text", "model", "bank", "search", "heldout", "speed"}
 
     speeds = {row.label: row.speed for row in run.rows}
-    assert {label: set(found) for label, found in speeds.items()} == dict.fromkeys(("dense", "uniform", "evolve"), {"prefill", "decode"})
+    assert {label: set(found) for label, found in speeds.items()} == {
+        label: {"prefill", "decode"} for label in ("dense", "uniform", "evolve")
+    }
     for found in speeds.values():
         # The model has 128 positions, so the passes are shorter than those of a larger model.
         assert (found["prefill"].tokens, found["decode"].tokens) == (96, 32)
@@ -109,8 +111,9 @@ def test_a_dry_run_needs_no_weights(tiny: Tiny, whole: Whole, tmp_path: Path, ho
     assert about["bank_bytes"] < sum(files) < about["bank_bytes"] + 1200 * len(files)
     text = evopress_command("search", "start", *tiny_study.arguments(tiny, model=str(bare)), "--dry-run").out
     # 122,880 weights in matrices of the blocks, 576 in norms, 19,456 in embedding and head.
-    for part in ("4 block, 4 attention, 28 linear, 4 mlp", f"{about['bank_bytes']:,} bytes", "feasible  bits=", "coverage    99.5% ", " 86.0% of all"):
+    for part in ("4 block, 4 attention, 28 linear, 4 mlp", "feasible  bits=", "coverage    99.5% ", " 86.0% of all"):
         assert part in text
+    assert f"{about['bank_bytes']:,} bytes" in text
     assert not home.exists()
     # Without --dry-run the missing weights are missed.
     assert evopress_command("search", "start", *tiny_study.arguments(tiny, model=str(bare))).code == 5
@@ -136,9 +139,7 @@ def test_a_hub_id_is_fetched_and_a_dry_run_fetches_no_weights(
     assert answer.out.startswith("org/tiny-llama · bits=3.8 · ")
 
 
-def test_json_is_one_document_and_result_the_same(
-    tiny: Tiny, whole: Whole, home: Path, tmp_path: Path, evopress_command: Command
-) -> None:
+def test_json_is_one_document_and_result_the_same(tiny: Tiny, whole: Whole, home: Path, tmp_path: Path, evopress_command: Command) -> None:
     shutil.copytree(whole.home, home)
     file = tmp_path / "result.json"
     answer = evopress_command("search", "start", *tiny_study.arguments(tiny), "--json", "--result", str(file))
@@ -162,7 +163,8 @@ def test_a_study_file_and_options_over_it(tiny: Tiny, home: Path, evopress_comma
     values = tiny_study.values(tiny, **SHORT)
     del values["name"]
     file = tiny_study.toml(home / "mine.toml", {**values, "stop_generations": 1})
-    answer = evopress_command("search", "start", str(file), "--budget", "bits=4.2", "--max-tokens", "200", "--dtype", "float32", "--no-speed")
+    options = ["--budget", "bits=4.2", "--max-tokens", "200", "--dtype", "float32", "--no-speed"]
+    answer = evopress_command("search", "start", str(file), *options)
     assert answer.code == 0, answer.err
     with Store.open(tiny_study.url(home)) as store:
         study = store.find_study("mine")
