@@ -114,7 +114,7 @@ def check_feasible(space: Space, budgets: Sequence[Budget]) -> None:
             )
         if budget.limit > high:
             raise InfeasibleBudget(
-                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, more than the dearest profile ({high:,}); nothing to search.",
+                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, more than the dearest profile ({high:,}): no search.",
                 f"Feasible: {interval(space, budget)}.",
             )
 

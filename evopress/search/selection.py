@@ -20,7 +20,7 @@ Rungs = tuple[tuple[int, int], ...]
 def check_rungs(rungs: Sequence[Sequence[int]], option: str = "rungs") -> Rungs:
     """Validate stages given as (survivors, tokens) pairs. Raises UsageError."""
     shown = f"Option {option}={rungs!r}"
-    allowed = "Write (survivors, tokens) pairs such as ((4, 2048), (1, 16384)); the last stage keeps 1."
+    allowed = "Write (survivors, tokens) pairs, e.g. rungs=4x2048|1x16384; the last stage keeps 1."
     try:
         checked = tuple((int(keep), int(tokens)) for keep, tokens in rungs)
     except (TypeError, ValueError) as error:
@@ -41,12 +41,13 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     return value
 
 
-def check_initial(initial: Sequence[int]) -> tuple[int, int]:
+def check_initial(initial: Sequence[int] | Sequence[Sequence[int]]) -> tuple[int, int]:
     """Validate a start selection given as (candidates, tokens). Raises UsageError."""
     try:
-        candidates, tokens = (int(value) for value in initial)
+        pair = initial[0] if len(initial) == 1 else initial  # `32x2048` on a command line is a list of one pair
+        candidates, tokens = (int(value) for value in pair)  # type: ignore[union-attr, arg-type]
     except (TypeError, ValueError) as error:
-        raise UsageError(f"Option initial={initial!r} is not a pair (candidates, tokens).", "Write e.g. initial=(32, 2048).") from error
+        raise UsageError(f"Option initial={initial!r} is not a pair (candidates, tokens).", "Write e.g. initial=32x2048.") from error
     return check_count("initial candidates", candidates, 0), check_count("initial tokens", tokens, 2)
 
 
