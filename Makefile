@@ -4,11 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint results clean
 
 demo: $(STAMP)
+	$(BIN)/evopress search start studies/demo.toml --require-gain
+	$(BIN)/evopress profile show demo
+
+# What is committed under results/: the demo's own result, and the leaderboard made from it.
+results: $(STAMP)
 	$(BIN)/evopress search start studies/demo.toml --require-gain --result results/demo.json
-	$(BIN)/evopress leaderboard --study demo
+	$(BIN)/evopress leaderboard --from-results results --markdown > results/LEADERBOARD.md
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

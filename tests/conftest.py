@@ -1,4 +1,4 @@
-"""Shared setup of the tests: offline switches, two threads, and where the shared data lies."""
+"""Shared setup of the tests: offline switches, one thread a process, and where the shared data lies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models of the tests are tiny: a second thread would only wait, and tests that start processes would crowd the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -45,7 +45,7 @@ class Evolve(Searcher):
         mode: str = "global",
         generations: int = 100,
         offspring: int = 16,
-        rungs: Sequence[Sequence[int]] = ((4, 1024), (1, 8192)),
+        rungs: Sequence[Sequence[int]] = ((2, 512), (1, 4096)),
         max_mutations: int = 3,
         initial: Sequence[int] = (),
         guided: bool = True,
