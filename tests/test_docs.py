@@ -293,3 +293,17 @@ def test_results_readme_names_every_key_the_tool_writes() -> None:
         assert f"`{key}`" in top, f"results/README.md does not explain {key}"
     for key in written["_row_json"]:
         assert f"`{key}`" in row, f"results/README.md does not explain {key} of a row"
+
+
+# The method of CONTRIBUTING ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_method_in_contributing_is_short_and_passes_the_shipped_check() -> None:
+    from evopress.testing.methods import check_method
+
+    code = next(body for language, body in _FENCE.findall(page(ROOT / "CONTRIBUTING.md")) if language == "python" and "class Sign" in body)
+    assert len(code.splitlines()) < 50
+    names: dict[str, Any] = {"__name__": "evopress_sign"}
+    exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    assert check_method(names["Sign"]())
+    assert names["evopress_methods"]() == [names["Sign"]]

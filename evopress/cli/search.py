@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,13 +167,13 @@ def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any]]:
 def _dry_run(study: Study, as_json: bool) -> None:
     from evopress.hooks.registry import Registry
     from evopress.plan import make_plan
-    from evopress.report.dry_run import dry_run_json, dry_run_text
+    from evopress.report.dry_run import dry_run_json, dry_run_text, matmul_flops
 
     plan = make_plan(study, Registry.load(), home(), weights=False)
     if as_json:
-        print_json(dry_run_json(plan))
+        print_json(dry_run_json(plan, matmul_flops(time.perf_counter)))
     else:
-        print(dry_run_text(plan))
+        print(dry_run_text(plan, matmul_flops(time.perf_counter)))
 
 
 def _execute(
