@@ -41,7 +41,7 @@ def commands(path: Path) -> Iterator[str]:
     blocks = [body for language, body in _FENCE.findall(text) if language in ("", "bash", "sh", "console", "shell")]
     rest = _FENCE.sub("", text)
     lines = [line for body in blocks for line in body.splitlines()] + re.findall(r"^(?: {4}|\t)(.*)$", rest, re.MULTILINE)
-    lines = [line.split(" | ")[0] for line in lines]  # a pipe in a shell line
+    lines = [re.split(r" [|>] ", line)[0] for line in lines]  # a pipe or redirection in a shell line
     if path.suffix:
         lines += [line for word in _INLINE.findall(rest) for line in alternatives(word)]
     for line in lines:
