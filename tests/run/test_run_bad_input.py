@@ -129,7 +129,7 @@ def test_a_wrong_key_in_a_study_file(tiny: Tiny, home: Path, evopress_command: C
     [
         ({"searcher": "evolve(rungs=2x64|2x160)"}, "does not end with one survivor"),
         ({"searcher": "evolve(rungs=1x5000)"}, "evolve asks for 5,000 tokens a stage, but the search set holds 320."),
-        ({"searcher": "evolve"}, "evolve asks for 8,192 tokens a stage, but the search set holds 320."),
+        ({"searcher": "evolve"}, "evolve asks for 4,096 tokens a stage, but the search set holds 320."),
         ({"baselines": ("uniform", "random(candidates=0)")}, "Option candidates=0 is not an integer of at least 1."),
     ],
 )
