@@ -39,7 +39,8 @@ def test_parity_mode_conforms_on_single_kinds(rule: str) -> None:
 
 
 def test_the_hook_imports_no_torch() -> None:
-    code = "import sys; from evopress.search import evopress_searchers; evopress_searchers(); import evopress.testing.searchers; sys.exit('torch' in sys.modules)"
+    answer = "from evopress.search import evopress_searchers; evopress_searchers(); import evopress.testing.searchers"
+    code = f"import sys; {answer}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
