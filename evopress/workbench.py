@@ -291,20 +291,18 @@ class Workbench:
     # Speed ------------------------------------------------------------------------------------------------------------------------------
 
     def speeds(self, profiles: Mapping[str, Profile]) -> dict[str, dict[str, LatencyRow]]:
-        """Label -> phase -> measured whole-model speed with real kernels: from the store where this machine has measured all, else now.
+        """Label -> phase -> measured whole-model speed with real kernels: from the store where one run measured all here, else now.
 
-        Profiles are measured in turns, so a comparison needs all of them from one session; one missing measures all again.
+        Profiles are timed in turns against drift of the machine, so times of different runs are never set side by side.
         """
         from evopress.latency.clock import fingerprint
 
         environment = {**fingerprint(), "dtype": str(self.dtype).removeprefix("torch.")}
         ids = {label: self.stored(profile, self.whole("heldout"), "kl").profile_id for label, profile in profiles.items()}
-        known: dict[str, dict[str, LatencyRow]] = {}
-        for label, profile_id in ids.items():
-            rows = [row for row in self.store.latencies(profile_id=profile_id) if row.environment == environment]
-            known[label] = {row.phase: row for row in rows}
-        if all({"prefill", "decode"} <= phases.keys() for phases in known.values()):
-            return known
+        rows = {label: [r for r in self.store.latencies(profile_id=i) if r.environment == environment] for label, i in ids.items()}
+        session = common_session(rows)
+        if session is not None:
+            return session
         from evopress.latency.runtime import bench_interleaved
         from evopress.latency.runtime import build as pack
 
@@ -315,6 +313,7 @@ class Workbench:
         packed = {label: pack(self.model, sites, profile, self.variant, kernels) for label, profile in profiles.items()}
         decode = min(DECODE_TOKENS, (self.plan.positions or PROMPT_TOKENS) // 4)
         prompt = min(PROMPT_TOKENS, (self.plan.positions or PROMPT_TOKENS + decode) - decode)
+        known: dict[str, dict[str, LatencyRow]] = {label: {} for label in ids}
         for label, speed in bench_interleaved(packed, prompt, decode, repeats=SPEED_REPEATS).items():
             for phase, timing, tokens in (("prefill", speed.prefill, speed.prompt_tokens), ("decode", speed.decode, speed.decode_tokens)):
                 row = LatencyRow(
@@ -337,6 +336,17 @@ class Workbench:
         """The slice of a whole token set."""
         made = self.tokens(role)
         return Slice(made.digest, tuple((index, len(ids)) for index, ids in enumerate(made.documents)))
+
+
+def common_session(rows: Mapping[str, Sequence[LatencyRow]]) -> dict[str, dict[str, LatencyRow]] | None:
+    """Label -> phase -> row of the latest run that timed every label in both phases; None where there is no such run."""
+    by_run: dict[int, dict[str, dict[str, LatencyRow]]] = {}
+    for label, found in rows.items():
+        for row in found:
+            if row.run_id is not None:
+                by_run.setdefault(row.run_id, {}).setdefault(label, {})[row.phase] = row
+    whole = [run_id for run_id, known in by_run.items() if all({"prefill", "decode"} <= known.get(label, {}).keys() for label in rows)]
+    return by_run[max(whole)] if whole else None
 
 
 def check_device(device: str) -> None:
