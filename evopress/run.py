@@ -108,7 +108,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run found: the comparison on held-out documents, and the winner."""
+    """What a run found: the comparison on held-out documents, and the winner. commits: of the code that ran this study so far."""
 
     study: Study
     plan: Plan
@@ -116,6 +116,7 @@ class Run:
     best: Best
     outcome: Outcome
     storage: str
+    commits: tuple[str, ...] = ()
 
     @property
     def gain(self) -> Paired | None:
@@ -254,7 +255,9 @@ class _Execution:
         if speed:
             rows = self._with_speed(rows, ("dense", "uniform", cls.name))
         self._keep(rows, cls.name)
-        return Run(self.study, self.plan, rows, Best(cls.name, outcome.best, self.bench), outcome, self.bench.store.describe())
+        commits = tuple(dict.fromkeys(run.code_version for run in self.bench.store.runs(self.study_id)))
+        best = Best(cls.name, outcome.best, self.bench)
+        return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), commits)
 
     def _rehearse(self) -> None:
         """Make the token sets and the searchers that have options, so that what is wrong with them is told before the bank is built."""

@@ -92,7 +92,7 @@ def comparison_json(run: Run) -> dict[str, Any]:
     return {
         "study": {"name": run.study.name, "digest": run.study.digest, **run.study.identity},
         "model": run.plan.ref.name,
-        "commit": commit(),
+        "commit": ", ".join(run.commits),
         "environment": fingerprint(),
         "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
         "search": {
