@@ -220,6 +220,7 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
         rows=rows,
         best=SimpleNamespace(label="evolve"),
         outcome=SimpleNamespace(totals=totals, reason="tokens"),
+        commits=("abc123", "def456+"),
     )
     write(tmp_path, "demo.json", comparison_json(run))
     page = leaderboard_markdown(tmp_path)
@@ -231,3 +232,4 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
     assert "evolve beats uniform" in page
     assert "kernels, evolve: torch-int4" in page
     assert f"study {study.digest[:12]}, seed 0" in page
+    assert "commit abc123, def456+" in page
