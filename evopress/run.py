@@ -86,13 +86,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Best:
-    """The winner. `apply` writes it into a model."""
+    """The winner. `apply` writes it into a model; `tokenizer` is the model's own."""
 
     label: str
     profile: Profile
     _bench: Workbench = field(repr=False, compare=False)
 
-    def apply(self, model: nn.Module | None = None) -> nn.Module:
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the study's model."""
+        return self._bench.tokenizer
+
+    def apply(self, model: nn.Module | str | Path | None = None) -> nn.Module:
         """Stitch the winner into `model` (default: the study's own) and return it: a live model that generates text.
 
         The model must have the sites of the study's model. Its weights are replaced by de-quantised ones; dropped parts are skipped.
@@ -100,6 +105,10 @@ class Best:
         from evopress.models.stitch import Stitcher
 
         self._bench.complete_bank()
+        if isinstance(model, str | Path):
+            from evopress.models.load import load, resolve
+
+            model = load(resolve(str(model), self._bench.home), self._bench.dtype, self._bench.device)[0]
         target = self._bench.model if model is None else model
         stitcher = self._bench.stitcher if model is None else Stitcher(target, self._bench.plan.sitemap.sites)
         stitcher.set(self.profile, self._bench.decoder)
@@ -129,7 +138,7 @@ class Run:
             p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"
             raise QualityGateFailed(
                 f"The profile of {self.best.label} does not beat uniform on held-out documents ({p}, asked for p < {P_VALUE}).",
-                "Search longer, or give more search text.",
+                "Search longer, or judge on more text: with few documents no p can be small enough (raise --heldout-tokens).",
             )
 
     def __str__(self) -> str:
@@ -184,7 +193,7 @@ def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
         study_id,
         seed=plan.study.seed,
         command=command,
-        environment={**fingerprint(), "stops": plan.study.stops},
+        environment={**fingerprint(), "stops": plan.study.stops, "options": {"dtype": bench.asked_dtype, "device": bench.device}},
         code_version=commit(),
         owner=bench.owner,
     )
@@ -372,7 +381,12 @@ class _Execution:
         for row in rows:
             stored = self.bench.stored(row.profile, slice_, "kl")
             role = "winner" if row.label == winner else "reference" if row.label == "dense" else "baseline"
-            details: dict[str, Any] = {"kl": asdict(row.kl), "nll": asdict(row.nll), "search_tokens": row.search_tokens}
+            details: dict[str, Any] = {
+                "slice": slice_.digest,
+                "kl": asdict(row.kl),
+                "nll": asdict(row.nll),
+                "search_tokens": row.search_tokens,
+            }
             if row.against_uniform is not None:
                 details["against_uniform"] = asdict(row.against_uniform)
             self.bench.store.put_result(self.study_id, row.label, stored.profile_id, role=role, details=details, run_id=self.bench.run_id)
@@ -382,6 +396,12 @@ def last_stops(store: Store, study_id: int) -> dict[str, Any]:
     """The stops of the study's last run, so that resuming it goes as far as was asked."""
     runs = store.runs(study_id)
     return dict(runs[-1].environment.get("stops", {})) if runs else {}
+
+
+def last_options(store: Store, study_id: int) -> dict[str, str]:
+    """Device and type the study's last run was asked for: other ones would be other measurements."""
+    runs = store.runs(study_id)
+    return dict(runs[-1].environment.get("options", {})) if runs else {}
 
 
 def open_profile(

@@ -62,7 +62,7 @@ class Workbench:
         check_device(device)
         self.plan, self.registry, self.store, self.home, self.listen = plan, registry, store, home, listen
         self.device, self.clock = device, clock
-        self._dtype = dtype
+        self.asked_dtype = dtype
         self.bank = Bank(home / "bank", bank_quota_bytes)
         self.owner = Owner.current()
         self.run_id: int | None = None
@@ -113,8 +113,8 @@ class Workbench:
         """Compute type: as asked, or the faster one on this device, measured once and remembered."""
         import torch
 
-        if self._dtype != "auto":
-            return getattr(torch, self._dtype)  # type: ignore[no-any-return]
+        if self.asked_dtype != "auto":
+            return getattr(torch, self.asked_dtype)  # type: ignore[no-any-return]
         return remembered_dtype(self.home, self.device, self.clock)
 
     @cached_property

@@ -110,7 +110,7 @@ def check_feasible(space: Space, budgets: Sequence[Budget]) -> None:
         if budget.limit < low:
             raise InfeasibleBudget(
                 f"Budget {budget.text} allows {budget.limit:,} {budget.field}, less than the cheapest profile ({low:,}).",
-                f"Feasible: {interval(space, budget)}. Raise the budget or add a method with cheaper levels.",
+                f"Feasible: {interval(space, budget)}. Allow more, or add a method that goes lower (sparsegpt, drop).",
             )
         if budget.limit > high:
             raise InfeasibleBudget(
@@ -125,7 +125,7 @@ def interval(space: Space, budget: Budget) -> str:
     low, high = space.cheapest, space.dearest
     exact = f"{budget.spent(low):,} to {budget.spent(high):,} {budget.field}"
     if name == "bits":
-        return f"bits={space.bits(low):.3f} to {space.bits(high):.3f} ({exact})"
+        return f"bits={max(space.bits(low), 0):.3f} to {space.bits(high):.3f} ({exact})"
     if name == "sparsity":
         return f"sparsity={max(space.sparsity(high), 0):.3f} to {space.sparsity(low):.3f} ({exact})"
     if name == "size":

@@ -76,6 +76,8 @@ class Study(BaseModel):
             if key not in Study.model_fields:
                 raise unknown("key", key, Study.model_fields, where)
         try:
+            lists = {key for key, field in Study.model_fields.items() if field.annotation == tuple[str, ...]}
+            values = {key: (value,) if key in lists and isinstance(value, str) else value for key, value in values.items()}
             stops = {} if _STOPS & values.keys() else {"stop_tokens": DEFAULT_STOP_TOKENS}
             study = Study(**{"name": "unnamed", **stops, **values})
         except ValidationError as error:

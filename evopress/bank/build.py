@@ -61,6 +61,10 @@ def build(
 
 
 def _compress_site(tasks_: Sequence[Task], bank: Bank, weight_RC: Tensor, stats: Statistics) -> None:
+    if stats.second_moment is not None and stats.tokens == 0:
+        # An expert no calibration token was routed to: nothing is known of its input, so every direction counts alike. A zero moment
+        # would make any weight, even an empty one, look free of error.
+        stats = Statistics(stats.second_moment.new_ones(len(stats.second_moment)).diag(), 0)
     by_method: dict[str, list[Task]] = {}
     for task in tasks_:
         by_method.setdefault(task.level.method, []).append(task)

@@ -43,9 +43,9 @@ def leaderboard(
     from evopress.store import Store
 
     with Store.open(storage_url(storage), create=False) as store:
-        if study is not None:
-            store.find_study(study)
-        rows = store.leaderboard(metric, model=model, study=study, where=where, sort=sort, limit=None if pareto else limit)
+        slice_ = None if study is None else _held_out(store, study)
+        most = None if pareto else limit
+        rows = store.leaderboard(metric, model=model, study=study, slice=slice_, where=where, sort=sort, limit=most)
         if not rows:
             _explain_empty(store, study, metric)
         if pareto:
@@ -65,6 +65,12 @@ def leaderboard(
     else:
         _print_tables(rows, metric, reported)
         say(f"{len(rows)} rows from {where_from}; evopress profile show PROFILE prints one")
+
+
+def _held_out(store: Store, study: str) -> str | None:
+    """The slice a study was judged on: its profiles may have been measured on longer texts of other studies too."""
+    found = [row.details.get("slice") for row in store.results(store.find_study(study).id)]
+    return next((str(digest) for digest in found if digest), None)
 
 
 def _print_results(folder: Path, as_json: bool) -> None:

@@ -88,8 +88,8 @@ def resume(
     generations: Generations = None,
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
-    device: Device = "cpu",
-    dtype: Dtype = "auto",
+    device: Annotated[str | None, typer.Option("--device", help="Default: as in the last run.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: as in the last run.")] = None,
     bank_quota: Quota = None,
     require_gain: Gate = False,
     result: Result = None,
@@ -100,11 +100,13 @@ def resume(
     """Continue a stored study from where it stopped; new stops replace the old ones."""
     from evopress.api.study import Study
 
-    row, stops = _stored(name, storage_url(storage))
+    row, stops, options = _stored(name, storage_url(storage))
     given = {"stop_generations": generations, "stop_tokens": max_tokens, "stop_seconds": max_seconds}
     if any(value is not None for value in given.values()):
         stops = {key: value for key, value in given.items() if value is not None}
     definition = Study.make({"name": name, **row.definition, **stops}, f"stored study {name}")
+    device = device or options.get("device", "cpu")
+    dtype = dtype or options.get("dtype", "auto")
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
 
 
@@ -155,13 +157,13 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
 app.command("ls", hidden=True)(list_)
 
 
-def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any]]:
-    from evopress.run import last_stops
+def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, str]]:
+    from evopress.run import last_options, last_stops
     from evopress.store import Store
 
     with Store.open(url, create=False) as store:
         row = store.find_study(name)
-        return row, last_stops(store, row.id)
+        return row, last_stops(store, row.id), last_options(store, row.id)
 
 
 def _dry_run(study: Study, as_json: bool) -> None:
@@ -194,6 +196,8 @@ def _execute(
 
     if dtype not in ("auto", "bfloat16", "float32"):
         raise UsageError(f"Unknown type {dtype!r}.", "Allowed: auto, bfloat16, float32.")
+    if result is not None and result.is_dir():
+        raise UsageError(f"--result {result} is a folder.", "Name a file, e.g. result.json.")
     if result is not None and not result.absolute().parent.is_dir():
         raise NotFound(f"The folder of --result {result} does not exist.", "Create it first.")
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None

@@ -59,11 +59,17 @@ def footnotes(run: Run) -> list[str]:
     spent = f"{out.evaluations:,} evaluations, {out.tokens:,} token-forwards, {out.seconds:.0f} s of measuring"
     notes.append(f"search: {spent} ({run.outcome.reason})")
     if run.gain is not None:
-        gain, verdict = run.gain, "beats" if run.gain.p < 0.01 and run.gain.difference < 0 else "does not beat"
+        gain = run.gain
+        verdict = "beats uniform" if gain.p < 0.01 and gain.difference < 0 else "is not shown to beat uniform"
         notes.append(
-            f"verdict: {run.best.label} {verdict} uniform by {-gain.difference:.4f} [{-gain.high:.4f}, {-gain.low:.4f}] {run.study.fitness}"
-            f" at no more bytes (paired over {gain.n} documents, p = {gain.p:.1e})"
+            f"verdict: {run.best.label} {verdict}: {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {run.study.fitness}"
+            f" within the same budget (paired over {gain.n} documents, p = {gain.p:.1e}, asked for p < 0.01)"
         )
+    same = [row.label for row in run.rows if row.profile == run.best.profile and row.label != run.best.label]
+    if same:
+        notes.append(f"note: {run.best.label} ended at the profile of {' and '.join(same)}; search longer to go beyond it")
+    if not out.evaluations:
+        notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; raise --max-tokens")
     notes.append(f"winner: {run.best.profile.digest[:12]}  (evopress profile show {run.best.profile.digest[:12]})")
     return notes
 

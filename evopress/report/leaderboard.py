@@ -6,7 +6,6 @@ Formats only; asks no database, measures nothing. Reported numbers always stand 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,21 +32,47 @@ class Table:
 def board_table(rows: Sequence[BoardRow], metric: str) -> Table:
     """Rows of the store as a table: `metric` first, then every other fitness that any row has."""
     others = sorted({name for row in rows for name in row.values} - {metric})
-    header = ("profile", "model", "study", "label", metric, *others, "bytes", "bits", "prefill tok/s", "decode tok/s", "kernel")
+    header = (
+        "profile",
+        "model",
+        "study",
+        "label",
+        metric,
+        *others,
+        "on tokens",
+        "bytes",
+        "bits",
+        "prefill tok/s",
+        "decode tok/s",
+        "kernel",
+    )
     return Table(header, tuple(_board_cells(row, (metric, *others)) for row in rows))
 
 
 def _board_cells(row: BoardRow, metrics: Sequence[str]) -> tuple[str | None, ...]:
     values = [_fitness(name, row.values.get(name)) for name in metrics]
     speeds = [None if rate is None else f"{rate:,.1f}" for rate in (row.prefill, row.decode)]
-    return (row.profile[:12], row.model, row.study, row.label, *values, f"{row.bytes:,}", f"{row.bits:.3f}", *speeds, row.kernel)
+    return (
+        row.profile[:12],
+        row.model,
+        row.study,
+        row.label,
+        *values,
+        f"{row.tokens:,}",
+        f"{row.bytes:,}",
+        f"{row.bits:.3f}",
+        *speeds,
+        row.kernel,
+    )
 
 
 def _fitness(name: str, value: float | None) -> str | None:
-    """A fitness as the store holds it, which is what filters compare; perplexity is stored as its logarithm, so both are shown."""
+    """A fitness as filters compare it."""
     if value is None:
         return None
-    return f"{value:.4f} = ln {math.exp(value):,.2f}" if name == "perplexity" else f"{value:.4f}"
+    from evopress.store.rows import shown_value
+
+    return f"{shown_value(name, value):,.2f}" if name == "perplexity" else f"{value:.4f}"
 
 
 def board_json(row: BoardRow) -> dict[str, Any]:

@@ -22,6 +22,10 @@ def study(conn: Connection, name: str, definition: Mapping[str, Any], digest: st
     row = {"name": name, "digest": digest, "definition": plain(definition), "created": now}
     conn.execute(insert(conn, Studies).values(row).on_conflict_do_nothing(index_elements=["name"]))
     found = find_study(conn, name)
+    if found.digest != digest and not found.trials and found.state == "failed":
+        # The old definition failed before its search measured anything (on a typo, say): the new one takes its place.
+        conn.execute(update(Studies).where(Studies.name == name).values(digest=digest, definition=row["definition"]))
+        return find_study(conn, name)
     if found.digest != digest:
         raise UsageError(
             f"Study {name!r} is in the store with another definition. {_differences(found.definition, plain(definition))}",

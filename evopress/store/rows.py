@@ -6,6 +6,7 @@ Used by `evopress.store.store` and by whoever asks it: the run, the reports and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -247,9 +248,14 @@ class BoardRow:
 
     @cached_property
     def columns(self) -> dict[str, float | str | None]:
-        """What filters and sorting see, by column name."""
+        """What filters and sorting see, by column name. Perplexity is stored as its logarithm, and filtered and shown as itself."""
         own: dict[str, float | str | None] = {name: getattr(self, name) for name in COLUMNS}
-        return {**self.values, **own}
+        return {**{name: shown_value(name, value) for name, value in self.values.items()}, **own}
+
+
+def shown_value(fitness: str, value: float) -> float:
+    """A stored mean as people read it: a mean negative log-likelihood becomes a perplexity."""
+    return math.exp(min(value, 700.0)) if fitness == "perplexity" else value
 
 
 COLUMNS = ("profile", "model", "study", "label", "role", "bytes", "params", "bits", "tokens", "prefill", "decode", "kernel", "device")

@@ -146,16 +146,17 @@ def test_board_table_shows_the_metric_first_and_dashes_what_is_missing() -> None
         "tiny",
         "demo",
         "evolve",
-        "2.0000 = ln 7.39",
+        "7.39",
         None,
         "0.2500",
+        "30",
         "19,900",
         "3.500",
         None,
         None,
         None,
     )
-    assert table.rows[1][4:] == (None, "1.5000", None, "19,900", "3.500", "1,234.5", "40.0", "torch-int4")
+    assert table.rows[1][4:] == (None, "1.5000", None, "30", "19,900", "3.500", "1,234.5", "40.0", "torch-int4")
 
 
 def test_board_json_holds_every_column_and_where_values_come_from() -> None:

@@ -160,6 +160,15 @@ def test_a_study_is_its_definition(store: Store) -> None:
         "Give the new definition another name (--study NAME), or put the old values back to resume it."
     )
     assert store.find_study("nightly").definition == definition
+
+
+def test_a_study_that_failed_before_any_trial_may_be_redefined(store: Store) -> None:
+    study = store.study("typo", {"text": "sotuu"}, "d1")
+    run = store.start_run(study.id, seed=0, command="", environment={}, code_version="", owner=Owner.current())
+    with pytest.raises(UsageError, match="another definition"):
+        store.study("typo", {"text": "sotu"}, "d2")
+    store.finish_run(run, "failed", error="no such text")
+    assert store.study("typo", {"text": "sotu"}, "d2").definition == {"text": "sotu"}
     with pytest.raises(NotFound, match=r"Unknown study 'nightli' in the store\. Did you mean 'nightly'\? Known: nightly\."):
         store.find_study("nightli")
 
