@@ -154,8 +154,8 @@ def test_json_is_one_document_and_result_the_same(tiny: Tiny, whole: Whole, home
     assert answer.code == 5
     assert "Create it first." in answer.err
     answer = evopress_command("search", "start", *tiny_study.arguments(tiny), "--result", str(tmp_path))
-    assert answer.code == 1
-    assert "Everything is in the store" in answer.err
+    assert answer.code == 2
+    assert "is a folder" in answer.err
 
 
 def test_a_study_file_and_options_over_it(tiny: Tiny, home: Path, evopress_command: Command) -> None:
