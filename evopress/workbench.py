@@ -300,9 +300,9 @@ class Workbench:
         environment = {**fingerprint(), "dtype": str(self.dtype).removeprefix("torch.")}
         ids = {label: self.stored(profile, self.whole("heldout"), "kl").profile_id for label, profile in profiles.items()}
         rows = {label: [r for r in self.store.latencies(profile_id=i) if r.environment == environment] for label, i in ids.items()}
-        session = common_session(rows)
-        if session is not None:
-            return session
+        together = common_run(rows)
+        if together is not None:
+            return together
         from evopress.latency.runtime import bench_interleaved
         from evopress.latency.runtime import build as pack
 
@@ -338,7 +338,7 @@ class Workbench:
         return Slice(made.digest, tuple((index, len(ids)) for index, ids in enumerate(made.documents)))
 
 
-def common_session(rows: Mapping[str, Sequence[LatencyRow]]) -> dict[str, dict[str, LatencyRow]] | None:
+def common_run(rows: Mapping[str, Sequence[LatencyRow]]) -> dict[str, dict[str, LatencyRow]] | None:
     """Label -> phase -> row of the latest run that timed every label in both phases; None where there is no such run."""
     by_run: dict[int, dict[str, dict[str, LatencyRow]]] = {}
     for label, found in rows.items():

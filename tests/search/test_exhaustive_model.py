@@ -47,6 +47,9 @@ def small_llama(seed: int = 2) -> nn.Module:
 
     The seed is the first of a model with one clear optimum (1 % below the next) whose blocks interact strongly: the mask made of the six
     blocks that hurt least alone is not even among the best 100.
+
+    It is of a mild family: over 6 such models and 5 seeds each, evolve found every optimum; where outputs grow 1.3 times a block instead of
+    1.15, it found 25 of 35 within 100 generations. Rugged landscapes still trap it.
     """
     model = build("llama", seed=seed, num_hidden_layers=BLOCKS)
     rng = torch.Generator().manual_seed(seed)
