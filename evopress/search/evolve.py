@@ -31,7 +31,7 @@ class Evolve(Searcher):
     starts and the random ones on one slice. guided: let layer errors, where the problem has them, bias half of the global moves. bold:
     share of global offspring that take up to four times as many moves, over the first quarter of the generations.
     Parity only: variant ('auto', 'quant', 'sparsity', 'depth'), group_rule ('size', 'name', 'none'), max_level, max_total_deviation; the
-    published settings are in `parity.PARITY`. Raises UsageError for bad options and for more tokens than the search set holds.
+    published settings come with preset ('quant', 'sparsity', 'depth', 'superfast'), which overrides the options it sets. Raises UsageError for bad options and for more tokens than the search set holds.
     """
 
     name: ClassVar[str] = "evolve"
@@ -54,8 +54,16 @@ class Evolve(Searcher):
         group_rule: str = "size",
         max_level: int = 99999,
         max_total_deviation: int = 99999,
+        preset: str = "",
     ) -> None:
         super().__init__(problem, rng)
+        if preset:
+            if preset not in parity.PARITY:
+                raise unknown("preset", preset, parity.PARITY, "evolve")
+            published = parity.PARITY[preset]
+            mode, generations, offspring = "parity", published["generations"], published["offspring"]
+            rungs, initial = published["rungs"], published.get("initial", initial)
+            group_rule = published.get("group_rule", group_rule)
         if mode not in ("global", "parity"):
             raise unknown("mode", mode, ("global", "parity"), "evolve")
         if not 0 <= bold <= 1:

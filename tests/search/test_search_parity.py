@@ -376,3 +376,19 @@ def test_the_none_rule_limits_changes_and_waste() -> None:
         if not downs == ups == 0 and ups > 100:
             assert ups >= 0.5 * downs, "little is wasted (a gene may go up and down again, so the net figure is looser than 0.8)"
     assert accepted > 50
+
+
+@pytest.mark.parametrize("preset", sorted(PARITY))
+def test_a_preset_is_the_published_setting(preset: str) -> None:
+    problem = masks(32, 12, ("attention", "mlp")) if preset == "depth" else ladder(SIZES)
+    published = PARITY[preset]
+    searcher = Evolve(pooled(problem, published["rungs"][-1][1]), random.Random(0), preset=preset)
+    assert searcher.mode == "parity"
+    assert (searcher.generations, searcher.offspring, searcher.rungs) == tuple(
+        published[key] for key in ("generations", "offspring", "rungs")
+    )
+
+
+def test_an_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(UsageError, match="superfast"):
+        Evolve(ladder(SIZES), random.Random(0), preset="superfst")
