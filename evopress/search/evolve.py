@@ -31,8 +31,8 @@ class Evolve(Searcher):
     starts and the random ones on one slice. guided: let layer errors, where the problem has them, bias half of the global moves. bold:
     share of global offspring that take up to four times as many moves, over the first quarter of the generations.
     Parity only: variant ('auto', 'quant', 'sparsity', 'depth'), group_rule ('size', 'name', 'none'), max_level, max_total_deviation; the
-    published settings come
-    with preset ('quant', 'sparsity', 'depth', 'superfast'), which overrides the options it sets. Raises UsageError for bad options and for more tokens than the search set holds.
+    published settings come with preset ('quant', 'sparsity', 'depth', 'superfast'), which overrides the options it sets. Raises UsageError
+    for bad options and for more tokens than the search set holds.
     """
 
     name: ClassVar[str] = "evolve"
