@@ -24,7 +24,8 @@ def home() -> Path:
 
     import platformdirs
 
-    return Path(os.environ.get("EVOPRESS_HOME") or platformdirs.user_data_path("evopress"))
+    given = os.environ.get("EVOPRESS_HOME")
+    return Path(given).expanduser() if given else platformdirs.user_data_path("evopress")
 
 
 def storage_url(given: str | None) -> str:

@@ -114,8 +114,7 @@ def resume(
 def status(name: Annotated[str, typer.Argument(help="Name of the study.")], storage: Storage = None, as_json: Json = False) -> None:
     """Show how far a study is: runs, trials, and the profiles found."""
     from evopress.report.status import study_status
-
-    from evopress.store import Store  # isort: skip
+    from evopress.store import Store
 
     with Store.open(storage_url(storage), create=False) as store:
         about = study_status(store, name)
