@@ -43,8 +43,9 @@ def search(
     import os
 
     from evopress.api.study import Study
-    from evopress.cli.output import home as default_home
     from evopress.events import silent
+    from evopress.home import default_store
+    from evopress.home import home as default_home
     from evopress.run import execute
 
     values: dict[str, Any] = dict(study)
@@ -55,7 +56,7 @@ def search(
     if methods is not None:
         values["methods"] = tuple(methods)
     folder = Path(home) if home is not None else default_home()
-    url = storage or os.environ.get("EVOPRESS_STORAGE") or f"sqlite:///{folder / 'evopress.db'}"
+    url = storage or os.environ.get("EVOPRESS_STORAGE") or default_store(folder)
     definition = Study.make(values, "the arguments")
     return execute(definition, url, folder, None, listen or silent, device, dtype, None, speed, "evopress.search()")
 

@@ -31,11 +31,12 @@ When = Literal["import", "call", "typing"]
 PARTS: Mapping[str, frozenset[str]] = {
     "api": frozenset(),
     "events": frozenset(),
+    "home": frozenset(),
     "hooks": frozenset({"api"}),
     "models": frozenset({"api"}),
     "data": frozenset({"api"}),
     "bank": frozenset({"api"}),
-    "store": frozenset({"api"}),
+    "store": frozenset({"api", "home"}),
     "search": frozenset({"api", "hooks"}),
     "fitness": frozenset({"api", "hooks", "store"}),
     "latency": frozenset({"api", "models"}),
@@ -47,9 +48,9 @@ PARTS: Mapping[str, frozenset[str]] = {
     "report": frozenset({"api", "latency", "plan", "store"}),
     "run": frozenset({"api", "data", "bank", "events", "executors", "export", "fitness", "hooks", "latency", "models", "plan", "report",
                       "search", "store", "workbench"}),
-    "cli": frozenset({"api", "data", "events", "export", "fitness", "hooks", "latency", "models", "plan", "report", "run", "store",
-                      "testing"}),
-    "evopress": frozenset({"api", "cli", "events", "run"}),
+    "cli": frozenset({"api", "data", "events", "export", "fitness", "home", "hooks", "latency", "models", "plan", "report", "run",
+                      "store", "testing"}),
+    "evopress": frozenset({"api", "events", "home", "run"}),
 }  # fmt: skip
 """Part of the package -> the parts it may import when loaded or called. `evopress` is the package's own `__init__`."""
 
@@ -62,7 +63,6 @@ NARROW: Mapping[tuple[str, str], frozenset[str]] = {
     ("fitness", "store"): frozenset({"evopress.store.rows"}),
     ("testing", "latency"): frozenset({"evopress.latency.sample"}),
     ("report", "plan"): frozenset({"evopress.plan"}),
-    ("evopress", "cli"): frozenset({"evopress.cli.output"}),
 }
 """Where a part may import another, but only these of its modules."""
 
@@ -74,13 +74,14 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "search": frozenset({"numpy"}),
     "store": frozenset({"sqlalchemy", "alembic", "psycopg"}),
     "events": frozenset(),
+    "home": frozenset({"platformdirs"}),
     "plan": frozenset(),
 }
 """Packages a part may use at all (others are free to choose); torch in `api` only inside functions, see LIGHT."""
 EXTRA_IMPORTS: Mapping[str, frozenset[str]] = {"evopress/api/study.py": frozenset({"pydantic"})}
 
 HEAVY = frozenset({"torch", "transformers", "sqlalchemy", "alembic", "scipy", "safetensors", "datasets", "lm_eval", "gguf", "ray"})
-LIGHT = frozenset({"evopress", "api", "hooks", "search", "cli", "events", "data", "report"})
+LIGHT = frozenset({"evopress", "api", "hooks", "search", "cli", "events", "home", "data", "report"})
 """Parts whose modules load without any of HEAVY; likewise every plugin's `__init__`."""
 
 # Style ----------------------------------------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_third_party_imports_stay_where_they_belong() -> None:
                 wrong.append(f"{shown(path)} line {item.line}: {name} does not belong in {part}")
             if item.when == "import" and name in HEAVY and part in LIGHT:
                 wrong.append(f"{shown(path)} line {item.line}: {name} at import of {part}; import it in the function that needs it")
-            if name == "torch" and part in ("store", "search", "hooks", "events", "plan"):
+            if name == "torch" and part in ("store", "search", "hooks", "events", "home", "plan"):
                 wrong.append(f"{shown(path)} line {item.line}: torch in {part}")
     assert not wrong, "\n".join(wrong)
 
@@ -286,12 +287,14 @@ def test_help_loads_nothing_heavy() -> None:
     assert {"evopress.cli", "evopress.cli.search"} <= loaded
     heavy = HEAVY | {"numpy", "pydantic", "pluggy", "matplotlib", "optuna", "huggingface_hub"}
     assert not loaded & heavy, f"--help loads {sorted(loaded & heavy)}"
-    allowed = ("evopress.api", "evopress.cli", "evopress.events")
+    allowed = ("evopress.api", "evopress.cli", "evopress.events", "evopress.home")
     strangers = sorted(name for name in loaded if ours(name) and name != "evopress" and not name.startswith(allowed))
     assert not strangers, f"--help loads {strangers}"
 
 
-@pytest.mark.parametrize("module", ["evopress", "evopress.api", "evopress.api.study", "evopress.hooks.registry", "evopress.search.evolve"])
+@pytest.mark.parametrize(
+    "module", ["evopress", "evopress.api", "evopress.api.study", "evopress.home", "evopress.hooks.registry", "evopress.search.evolve"]
+)
 def test_light_modules_load_without_torch(module: str) -> None:
     loaded = set(loaded_by(f"import {module}"))
     assert not loaded & HEAVY, f"import {module} loads {sorted(loaded & HEAVY)}"

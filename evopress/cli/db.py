@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from evopress.cli.output import Json, Storage, print_json, storage_url
+from evopress.cli.options import Json, Storage
+from evopress.cli.output import print_json, storage_url
 
 app = typer.Typer(help="Where the store is; bring its schema to the newest; check it.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -20,7 +20,9 @@ from typing import Literal
 import typer
 
 from evopress.api.errors import EvopressError, NotFound
-from evopress.cli.output import Json, Storage, home, print_json, print_table, storage_url
+from evopress.cli.options import Json, Storage
+from evopress.cli.output import print_json, print_table, storage_url
+from evopress.home import home
 
 GIB = 2**30
 LOW_DISK_BYTES = 2 * GIB

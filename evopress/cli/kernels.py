@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import UsageError, unknown
-from evopress.cli.output import Json, Storage, print_json, print_table, say, storage_url
+from evopress.cli.options import Json, Storage
+from evopress.cli.output import print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
     from evopress.api import Kernel

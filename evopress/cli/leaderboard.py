@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, UsageError
-from evopress.cli.output import Json, Storage, print_json, print_table, say, storage_url
+from evopress.cli.options import Json, Storage
+from evopress.cli.output import print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
     from evopress.report.leaderboard import Table

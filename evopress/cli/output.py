@@ -1,36 +1,22 @@
-"""What every command shares: where the store is, how an answer is printed, how an error ends the program. Imports nothing heavy."""
+"""What every command shares: where the store is, how an answer is printed, how an error ends the program. Imports nothing heavy.
+
+Options are declared in `evopress.cli.options`.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from evopress.api.errors import EvopressError
-
-Storage = Annotated[
-    str | None, typer.Option("--storage", envvar="EVOPRESS_STORAGE", help="Database URL; default: one SQLite file in EVOPRESS_HOME.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs go to stderr.")]
-
-
-def home() -> Path:
-    """EVOPRESS_HOME, or the user's data folder."""
-    import os
-
-    import platformdirs
-
-    given = os.environ.get("EVOPRESS_HOME")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("evopress")
+from evopress.home import default_store, home
 
 
 def storage_url(given: str | None) -> str:
     """The URL as given, or the default SQLite file."""
-    return given or f"sqlite:///{home() / 'evopress.db'}"
+    return given or default_store(home())
 
 
 def say(text: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, QualityGateFailed
-from evopress.cli.output import Json, print_json, print_table, say
+from evopress.cli.options import Json
+from evopress.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from evopress.hooks.registry import Plugin, Registry

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, UsageError, unknown
-from evopress.cli.output import Json, Storage, home, print_json, print_table, say, storage_url
+from evopress.cli.options import Device, Dtype, Json, Storage
+from evopress.cli.output import print_json, print_table, say, storage_url
+from evopress.home import home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evopress.api import Site
+    from evopress.events import Progress
     from evopress.report.statistics import Interval
     from evopress.store import LatencyRow, ProfileRow, ResultRow, Store, StudyRow, TaskScore
 
@@ -66,8 +69,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt; default: the task's own.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences a forward pass.")] = 8,
-    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Json = False,
     storage: Storage = None,
 ) -> None:
@@ -87,7 +90,10 @@ def evaluate(
         from evopress.fitness import tasks as benchmarks
         from evopress.run import open_profile
 
-        model, tokenizer = open_profile(store, row, home(), lambda progress: say(f"{progress.phase}: {progress.text}"), device, dtype)
+        def listen(progress: Progress) -> None:
+            say(f"{progress.phase}: {progress.text}")
+
+        model, tokenizer = open_profile(store, row, home(), listen, device or "cpu", dtype or "auto")
         scores = benchmarks.evaluate(model, tokenizer, names, folders, limit, num_fewshot, batch_size)
         store.put_task_scores(row.id, scores)
     if as_json:
@@ -202,7 +208,8 @@ def _print_header(row: ProfileRow, about: _About) -> None:
 
 
 def _measured(name: str, found: Interval) -> str:
-    from evopress.report.comparison import perplexity, ranged
+    from evopress.report.comparison import ranged
+    from evopress.report.result import perplexity
 
     over = f"over {found.n} held-out documents"
     # Perplexity is stored as its logarithm, because that is what averages over documents.

@@ -11,23 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, QualityGateFailed, StorageError, UsageError
-from evopress.cli.output import Json, Storage, error_document, home, print_json, print_table, say, storage_url
+from evopress.cli.options import (
+    Device,
+    Dtype,
+    Gate,
+    Generations,
+    Json,
+    MaxSeconds,
+    MaxTokens,
+    NoSpeed,
+    Quota,
+    Result,
+    Storage,
+    StudyName,
+)
+from evopress.cli.output import error_document, print_json, print_table, say, storage_url
+from evopress.home import home
 
 if TYPE_CHECKING:
     from evopress.api.study import Study
     from evopress.store.rows import StudyRow
 
 app = typer.Typer(help="Search for the best profile under a budget.", no_args_is_help=True)
-
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto (measured), bfloat16 or float32.")]
-Quota = Annotated[str | None, typer.Option("--bank-quota", help="Largest size of the bank on disk, e.g. 2GiB.")]
-Gate = Annotated[bool, typer.Option("--require-gain", help="Exit 6 unless the winner beats uniform on held-out text (p < 0.01).")]
-Result = Annotated[Path | None, typer.Option("--result", help="Also write the result as JSON to this file.")]
-NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Do not measure prefill and decode speed.")]
-Generations = Annotated[int | None, typer.Option("--generations", min=1, help="Stop after so many generations.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Stop after so many token-forwards of the search.")]
-MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", min=0.001, help="Stop after so many seconds of measuring.")]
 
 
 @app.command()
@@ -52,8 +57,8 @@ def start(
     generations: Generations = None,
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
-    device: Device = "cpu",
-    dtype: Dtype = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
     bank_quota: Quota = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sites, coverage, interval, bank size and time; no weights.")] = False,
     require_gain: Gate = False,
@@ -84,12 +89,12 @@ def start(
 
 @app.command()
 def resume(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    name: StudyName,
     generations: Generations = None,
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
-    device: Annotated[str | None, typer.Option("--device", help="Default: as in the last run.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: as in the last run.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     bank_quota: Quota = None,
     require_gain: Gate = False,
     result: Result = None,
@@ -105,13 +110,13 @@ def resume(
     if any(value is not None for value in given.values()):
         stops = {key: value for key, value in given.items() if value is not None}
     definition = Study.make({"name": name, **row.definition, **stops}, f"stored study {name}")
-    device = device or options.get("device", "cpu")
-    dtype = dtype or options.get("dtype", "auto")
+    device = device or options.get("device")
+    dtype = dtype or options.get("dtype")
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
 
 
 @app.command()
-def status(name: Annotated[str, typer.Argument(help="Name of the study.")], storage: Storage = None, as_json: Json = False) -> None:
+def status(name: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Show how far a study is: runs, trials, and the profiles found."""
     from evopress.report.status import study_status
     from evopress.store import Store
@@ -179,8 +184,8 @@ def _dry_run(study: Study, as_json: bool) -> None:
 
 def _execute(
     study: Study,
-    device: str,
-    dtype: str,
+    device: str | None,
+    dtype: str | None,
     bank_quota: str | None,
     require_gain: bool,
     result: Path | None,
@@ -190,11 +195,10 @@ def _execute(
 ) -> None:
     from evopress.api.budget import parse_bytes
     from evopress.cli.live import listening
-    from evopress.report.comparison import comparison_json, comparison_text, write_result
+    from evopress.report.comparison import comparison_text
+    from evopress.report.result import result_json, write_result
     from evopress.run import execute
 
-    if dtype not in ("auto", "bfloat16", "float32"):
-        raise UsageError(f"Unknown type {dtype!r}.", "Allowed: auto, bfloat16, float32.")
     if result is not None and result.is_dir():
         raise UsageError(f"--result {result} is a folder.", "Name a file, e.g. result.json.")
     if result is not None and not result.absolute().parent.is_dir():
@@ -202,7 +206,7 @@ def _execute(
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
     command = shlex.join(["evopress", *sys.argv[1:]])
     with listening(study.name) as listen:
-        run = execute(study, url, home(), None, listen, device, dtype, quota, not no_speed, command)
+        run = execute(study, url, home(), None, listen, device or "cpu", dtype or "auto", quota, not no_speed, command)
     say(f"store: {run.storage}")
     if result is not None:
         try:
@@ -213,7 +217,7 @@ def _execute(
                 "Everything is in the store: run the same command with another --result.",
             ) from error
     if not as_json:
-        print(comparison_text(run))
+        print(comparison_text(result_json(run)))
     try:
         if require_gain:
             run.require_gain()
@@ -221,7 +225,7 @@ def _execute(
         if not as_json:
             raise
         # One document on stdout: the comparison carries the failed gate.
-        print_json(comparison_json(run) | error_document(failed))
+        print_json(result_json(run) | error_document(failed))
         raise typer.Exit(failed.exit_code) from failed
     if as_json:
-        print_json(comparison_json(run))
+        print_json(result_json(run))

@@ -4,7 +4,7 @@ Knows torch and transformers, and neither searches nor stores. Importing it impo
 """
 
 from evopress.models.calibrate import calibrate
-from evopress.models.load import ModelRef, home, load, pick_dtype, resolve, skeleton, tokenizer, weights_digest
+from evopress.models.load import ModelRef, load, pick_dtype, resolve, skeleton, tokenizer, weights_digest
 from evopress.models.sites import SiteMap, check_coverage, find_sites
 from evopress.models.stitch import Stitcher
 from evopress.models.weights import module_of, read, write
@@ -16,7 +16,6 @@ __all__ = [
     "calibrate",
     "check_coverage",
     "find_sites",
-    "home",
     "load",
     "module_of",
     "pick_dtype",

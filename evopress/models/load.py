@@ -1,6 +1,6 @@
 """Turns what `-m` was given into a model: a hub id, a local folder, a .gguf file, or nothing (the demo model).
 
-A .gguf file is converted once into a float16 safetensors folder under `home()/models`, whose files are checked against their digests at
+A .gguf file is converted once into a float16 safetensors folder under `home/models`, whose files are checked against their digests at
 every load. Does not know sites or profiles. Called by run, the command line and tests.
 """
 
@@ -47,14 +47,6 @@ class ModelRef:
     path: Path
     config_digest: str
     gguf: Path | None = None
-
-
-def home() -> Path:
-    """Folder of converted models, banks and the default store: EVOPRESS_HOME, or the user's data folder."""
-    import platformdirs
-
-    given = os.environ.get("EVOPRESS_HOME")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("evopress")
 
 
 def resolve(source: str | None, home: Path, weights: bool = True) -> ModelRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -91,6 +92,80 @@ def test_exit_codes_and_streams_of_the_real_program(tmp_path: Path) -> None:
     assert program("leaderboard", "--storage", "nonsense").returncode == 2
     assert program("leaderboard", "--limit", "0").returncode == 2
     assert program("no-such-command").returncode == 2
+
+
+WRONG = [
+    (["search", "start", "--metod", "gptq"], "No such option: --metod (Possible options: --method", "See: evopress search start --help"),
+    (["search", "strat"], "No such command 'strat'. Did you mean 'start'", "See: evopress search --help"),
+    (["search", "resume"], "Missing argument 'NAME'.", "See: evopress search resume --help"),
+    (["profile", "evaluate", "demo"], "Missing option '--tasks'.", "See: evopress profile evaluate --help"),
+    (["search", "start", "--seed"], "Option '--seed' requires an argument.", "See: evopress --help"),
+    (["leaderboard", "--limit", "0"], "Option --limit is '0'.", "See: evopress leaderboard --help"),
+    (["leaderboard", "--limit=many"], "Option --limit is 'many'.", "See: evopress leaderboard --help"),
+    (["search", "start", "--dtype", "float16"], "Unknown type 'float16' in --dtype.", "Did you mean 'bfloat16'? Known: auto, bfloat16, float32."),
+    (["profile", "evaluate", "demo", "--tasks", "a", "--dtype", "int8"], "Unknown type 'int8' in --dtype.", "Known: auto, bfloat16, float32."),
+]  # fmt: skip
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`evopress …` in this process: exit code and both streams."""
+    from evopress.cli import main
+
+    def call(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr("sys.argv", ["evopress", *arguments])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return (done.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.mark.parametrize(("arguments", "message", "hint"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+def test_wrong_options_are_one_message_or_one_document(command: Any, arguments: list[str], message: str, hint: str) -> None:
+    """The parser's own errors look like all others, and none shows what its library calls things."""
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.endswith(f"\n  {hint}\n")
+    first = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    code, out, err = command(*arguments[:first], "--json", *arguments[first:])
+    assert (code, err) == (2, "")
+    error = json.loads(out)["error"]
+    assert (error["code"], error["hint"]) == ("usage", hint)
+    assert error["message"].startswith(message)
+    assert "Input should be" not in error["message"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["search"]])
+def test_no_command_at_all_prints_the_help(command: Any, arguments: list[str]) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Usage: {' '.join(['evopress', *arguments])} [OPTIONS] COMMAND")
+
+
+def test_no_option_is_declared_twice() -> None:
+    """A help text stands once in the source, and a flag that two commands share is the same option unless it is listed here."""
+    folder = Path(__file__).resolve().parents[2] / "evopress" / "cli"
+    calls = [
+        node
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument")
+    ]
+    texts = [ast.unparse(word.value) for call in calls for word in call.keywords if word.arg == "help"]
+    assert len(texts) > 40
+    assert len(texts) == len(set(texts))
+    helps: dict[str, set[str]] = {}
+    for item in commands().values():
+        for parameter in item.params:
+            for flag in (opt for opt in parameter.opts if opt not in ("--help", parameter.name)):
+                helps.setdefault(flag, set()).add(parameter.help)
+    assert {flag for flag, found in helps.items() if len(found) > 1} == HOMONYMS
+
+
+HOMONYMS = {"--study", "--model", "--seed", "--text", "--limit", "--dtype"}
+"""Flags that mean another thing in another command."""
 
 
 def test_a_planted_store_from_the_real_program(planted: Planted) -> None:

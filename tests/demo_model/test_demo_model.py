@@ -18,8 +18,9 @@ import evopress
 from evopress.api import DENSE, Level, Profile
 from evopress.api.study import Study
 from evopress.events import silent
+from evopress.home import home
 from evopress.hooks.registry import Registry
-from evopress.models.load import DEMO_WHEEL, home, load
+from evopress.models.load import DEMO_WHEEL, load
 from evopress.plan import Plan, make_plan
 from evopress.store import Store
 from evopress.workbench import Workbench

@@ -15,7 +15,7 @@ import torch
 from tiny import build, tokens
 
 from evopress.api import MissingDependency, NotFound, StorageError, UsageError
-from evopress.models.load import ModelRef, home, load, pick_dtype, resolve, skeleton, tokenizer, weights_digest
+from evopress.models.load import ModelRef, load, pick_dtype, resolve, skeleton, tokenizer, weights_digest
 from evopress.models.sites import find_sites
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab", "cd"]
@@ -249,13 +249,6 @@ def test_the_digest_follows_content_and_is_remembered(tmp_path: Path, monkeypatc
     config = tmp_path / "b" / "config.json"
     config.write_text(config.read_text().replace("128", "129"))
     assert weights_digest(b, tmp_path) != first
-
-
-def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EVOPRESS_HOME", str(tmp_path / "h"))
-    assert home() == tmp_path / "h"
-    monkeypatch.delenv("EVOPRESS_HOME")
-    assert home().name == "evopress"
 
 
 def test_the_type_of_computation_is_the_faster_one() -> None:
