@@ -18,7 +18,6 @@ from evopress.home import home
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evopress.api import Site
     from evopress.events import Progress
     from evopress.report.statistics import Interval
     from evopress.store import LatencyRow, ProfileRow, ResultRow, Store, StudyRow, TaskScore
@@ -45,7 +44,7 @@ def show(
     with Store.open(storage_url(storage), create=False) as store:
         row = find(store, id)
         about = _about(store, row)
-        sites = _sites(store, row)
+        sites = store.sites_of(row.model_digest)
     if text:
         print(row.profile)
         return
@@ -147,13 +146,6 @@ def _of_study(store: Store, study: StudyRow, label: str | None) -> ProfileRow:
     return store.profiles([held[label].profile_id])[held[label].profile_id]
 
 
-def _sites(store: Store, row: ProfileRow) -> Sequence[Site]:
-    from evopress.store import catalog
-
-    # The store finds sites by the id of a model, which a profile's row does not carry.
-    return store.database.read(lambda conn: catalog.load_sites(conn, catalog.model_id(conn, catalog.Ids({}), row.model_digest)))
-
-
 # What is known of it -----------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +165,10 @@ def _about(store: Store, row: ProfileRow) -> _About:
     values = store.document_values(trials.values())
     latest = {speed.phase: speed for speed in store.latencies(profile_id=row.id)}
     return _About(
-        held, {name: interval(*values[trial]) for name, trial in sorted(trials.items())}, list(latest.values()), store.task_scores(row.id)
+        held,
+        {name: interval(*values[trial], groups=store.origins(board.slices[name])) for name, trial in sorted(trials.items()) if board},
+        list(latest.values()),
+        store.task_scores(row.id),
     )
 
 

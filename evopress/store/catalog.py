@@ -74,6 +74,11 @@ def load_sites(conn: Connection, model_id: int) -> tuple[Site, ...]:
     return tuple(Site(row.name, row.kind, (row.rows, row.columns), row.depth, row.parent, row.input, row.own_params) for row in found)
 
 
+def sites_of(conn: Connection, digest: str) -> tuple[Site, ...]:
+    """Sites of the model with these weights, in model order. Raises NotFound."""
+    return load_sites(conn, model_id(conn, Ids({}), digest))
+
+
 def model_id(conn: Connection, ids: Ids, digest: str) -> int:
     """Id of a saved model. Raises NotFound."""
     known = ids.get("model", digest) or conn.scalar(select(Models.id).where(Models.digest == digest))

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from evopress.api import NotFound, UsageError, unknown
 from evopress.store.claims import Owner
 from evopress.store.database import insert, plain
 from evopress.store.rows import RunRow, RunState, StudyRow
-from evopress.store.schema import Runs, RunTrials, Studies
+from evopress.store.schema import Latencies, Results, Runs, RunTrials, Studies, TaskScores, Trials
 
 
 def study(conn: Connection, name: str, definition: Mapping[str, Any], digest: str, now: float) -> StudyRow:
@@ -80,6 +80,31 @@ def find_study(conn: Connection, name: str) -> StudyRow:
         error = unknown("study", name, conn.scalars(select(Studies.name)), "the store")
         raise NotFound(error.message, f"{error.hint} evopress search list shows them.")
     return found[0]
+
+
+def delete_study(conn: Connection, name: str, force: bool) -> StudyRow:
+    """Remove a study with its runs, trajectory and results; returns what it was. Measurements, scores and times stay.
+
+    Raises NotFound, and UsageError while a run of it is alive. force: also when a run is marked as running on another machine, which cannot
+    be seen from here.
+    """
+    # Where rows can be locked, a run that starts meanwhile waits here and then finds the study gone.
+    conn.execute(select(Studies.id).where(Studies.name == name).with_for_update()).all()
+    found, here = find_study(conn, name), Owner.current().host
+    for run in runs(conn, found.id):
+        if run.state == "running" and not (force and run.host != here):
+            stop = "Stop it with Ctrl-C or a signal." if run.host == here else "Stop it there; --force where that machine is gone."
+            raise UsageError(
+                f"Study {name!r} is not deleted: its run {run.id} is going on, process {run.pid} on {run.host.partition('/')[0]}.", stop
+            )
+    conn.execute(delete(RunTrials).where(RunTrials.study_id == found.id))
+    conn.execute(delete(Results).where(Results.study_id == found.id))
+    ours = select(Runs.id).where(Runs.study_id == found.id)
+    for table in (Trials, TaskScores, Latencies, Results, RunTrials):
+        conn.execute(update(table).where(table.run_id.in_(ours)).values(run_id=None))
+    conn.execute(delete(Runs).where(Runs.study_id == found.id))
+    conn.execute(delete(Studies).where(Studies.id == found.id))
+    return found
 
 
 def start_run(

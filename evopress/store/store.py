@@ -93,6 +93,10 @@ class Store:
         """Sites of a stored model."""
         return self.database.read(lambda conn: catalog.load_sites(conn, model_id))
 
+    def sites_of(self, model_digest: str) -> tuple[Site, ...]:
+        """Sites of the stored model with these weights. Raises NotFound."""
+        return self.database.read(lambda conn: catalog.sites_of(conn, model_digest))
+
     def save_token_set(self, row: TokenSetRow) -> int:
         """Store a token set in its role; returns its id."""
         return self.database.write(lambda conn: catalog.save_token_set(conn, row))
@@ -126,6 +130,10 @@ class Store:
     def studies(self) -> list[StudyRow]:
         """Every study, oldest first."""
         return self.database.read(history.studies)
+
+    def delete_study(self, name: str, *, force: bool = False) -> StudyRow:
+        """Remove a study with its runs, trajectory and results, not what it measured. Raises NotFound, and UsageError while it runs."""
+        return self.database.write(lambda conn: history.delete_study(conn, name, force))
 
     def start_run(
         self,

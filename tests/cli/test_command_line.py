@@ -102,8 +102,10 @@ WRONG = [
     (["search", "start", "--seed"], "Option '--seed' requires an argument.", "See: evopress --help"),
     (["leaderboard", "--limit", "0"], "Option --limit is '0'.", "See: evopress leaderboard --help"),
     (["leaderboard", "--limit=many"], "Option --limit is 'many'.", "See: evopress leaderboard --help"),
-    (["search", "start", "--dtype", "float16"], "Unknown type 'float16' in --dtype.", "Did you mean 'bfloat16'? Known: auto, bfloat16, float32."),
-    (["profile", "evaluate", "demo", "--tasks", "a", "--dtype", "int8"], "Unknown type 'int8' in --dtype.", "Known: auto, bfloat16, float32."),
+    (["search", "start", "--dtype", "float16"], "Unknown type 'float16' in --dtype.",
+     "Did you mean 'bfloat16'? Known: auto, bfloat16, float32."),
+    (["profile", "evaluate", "demo", "--tasks", "a", "--dtype", "int8"], "Unknown type 'int8' in --dtype.",
+     "Known: auto, bfloat16, float32."),
 ]  # fmt: skip
 
 
