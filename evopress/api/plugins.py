@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from evopress.api.budget import Budget
@@ -31,7 +31,7 @@ class Method(ABC):
     """Compresses one site. A frozen dataclass whose fields are the options of `name(option=value)`.
 
     paper: title, year and arXiv id, or "" for folklore. version: raise it when the numbers of `compress` change (part of the bank key).
-    kinds: kinds of site it applies to. needs: which statistics of the input it reads.
+    kinds: kinds of site it applies to. needs: the statistics of the input that `compress` reads, so the ones calibration must measure.
     """
 
     name: ClassVar[str]
@@ -84,10 +84,15 @@ class Kernel(ABC):
 
 
 class Fitness(ABC):
-    """Scores a model on documents; lower is better. `unit` is printed behind the value."""
+    """Scores a model on documents; lower is better.
+
+    unit: printed behind the value. version: raise it when the numbers of `score` change (part of the key of every trial, so that what was
+    measured before is not taken for the same). zero_when_dense: the dense model itself scores zero.
+    """
 
     name: ClassVar[str]
     unit: ClassVar[str] = ""
+    version: ClassVar[int] = 1
     zero_when_dense: ClassVar[bool] = False
 
     @abstractmethod
@@ -125,7 +130,6 @@ class Ask:
     slice: Slice
     generation: int = 0
     stage: int = 0
-    note: Mapping[str, float] = field(default_factory=dict)
 
 
 Steps = Generator[Ask, Sequence[Trial], None]
@@ -147,6 +151,12 @@ class Searcher(ABC):
         self.rng = rng
         self._steps: Steps | None = None
         self._pending: Ask | None = None
+        self._remark = ""
+
+    @property
+    def remark(self) -> str:
+        """What a reader of the result should know of `incumbent`, as a clause; "" for nothing. A subclass sets `_remark`."""
+        return self._remark
 
     @property
     @abstractmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar, Literal
 
@@ -25,19 +25,27 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MAX_LABELS = 100_000
-"""Labels kept at one site before the exact pass is given up; the answer is then marked as not exact."""
+"""Labels kept at one site before the exact pass is given up; the answer then says so."""
 MAX_COMBINATIONS = 4096
 """Joint settings of links that cross droppable sublayers; each is solved on its own."""
 
 
+SEVERAL = "several budgets bind, and all but one are only priced"
+TRUNCATED = f"the limit of {MAX_LABELS:,} partial solutions was reached"
+
+
 @dataclass(frozen=True)
 class Solution:
-    """genotype: the answer. error: its summed layer error. exact: proven optimal (always, unless the label limit was reached, several
-    budgets hold together, or both)."""
+    """genotype: the answer. error: its summed layer error. doubt: why it is not proven optimal; "" where it is."""
 
     genotype: Genotype
     error: float
-    exact: bool
+    doubt: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Proven optimal: always, unless several budgets bind or the limit of partial solutions was reached."""
+        return not self.doubt
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,11 @@ def solve(ledger: Ledger) -> Solution:
     best: Solution | None = None
     for column in range(len(ledger.limits)):
         found = _priced(ledger, column) if len(ledger.limits) > 1 else _within(ledger, column, {})
-        if found is not None and (best is None or found.error < best.error):
+        if found is not None and (best is None or (found.error, bool(found.doubt)) < (best.error, bool(best.doubt))):
             best = found
     if best is None:  # only several budgets can end here: one budget is feasible whenever the ledger could be built
         genotype = fill(ledger, ledger.floor, ledger.movable)
-        return Solution(genotype, error_of(ledger, genotype), False)
+        return Solution(genotype, error_of(ledger, genotype), SEVERAL)
     return best
 
 
@@ -97,7 +105,7 @@ def _priced(ledger: Ledger, column: int) -> Solution | None:
         found = attempt(price)
         if found is not None and ledger.fits(found.genotype):
             if best is None or found.error <= best.error:
-                best = Solution(found.genotype, found.error, False)
+                best = Solution(found.genotype, found.error, SEVERAL)
             high = price
         else:
             low = price
@@ -118,19 +126,19 @@ def _within(ledger: Ledger, column: int, prices: dict[int, float]) -> Solution |
         if rough is None:
             continue
         answer = rough[0] if rough[2] else None
-        exact = True
+        doubt = best.doubt if best is not None else ""
         if answer is None:
             refined = _walk(items, bounds, capacity, rough[1], MAX_LABELS)
-            exact = refined is not None and refined[2]
+            doubt = doubt if refined is not None and refined[2] else TRUNCATED
             answer = refined[0] if refined is not None else rough[0]
         levels = [ledger.top(gene) for gene in range(len(ledger.space.genes))]
         for gene, level in (*fixed.items(), *answer.items()):
             levels[gene] = level
         error = error_of(ledger, levels)
         if best is None or _objective(ledger, levels, error, prices) < _objective(ledger, best.genotype, best.error, prices):
-            best = Solution(tuple(levels), error, exact if best is None else exact and best.exact)
-        elif not exact:
-            best = Solution(best.genotype, best.error, False)
+            best = Solution(tuple(levels), error, doubt)
+        else:
+            best = replace(best, doubt=doubt)
     return best
 
 
@@ -348,10 +356,11 @@ class Knapsack(Searcher):
         filled = fill(ledger, self.solution.genotype, ledger.movable)
         better = error_of(ledger, filled) <= self.solution.error
         self._best = problem.space.profile(filled if better else self.solution.genotype)
+        self._remark = f"not proven optimal: {self.solution.doubt}" if self.solution.doubt else ""
 
     @property
     def incumbent(self) -> Profile:
-        """The optimum."""
+        """The optimum, or nearly: see `remark`."""
         return self._best
 
     def steps(self) -> Steps:

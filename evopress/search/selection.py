@@ -7,7 +7,7 @@ the parent joins in the last rung by position, not whenever the survivor count e
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from itertools import pairwise
 
 from evopress.api import Ask, Genotype, Problem, Trial, UsageError
@@ -58,11 +58,10 @@ def best_of(
     tokens: int,
     generation: int = 0,
     stage: int = 0,
-    note: Mapping[str, float] | None = None,
 ) -> Generator[Ask, Sequence[Trial], list[int]]:
     """Measure all candidates on one fresh slice; their positions, best first, ties in the order given."""
     profiles = tuple(problem.space.profile(candidate) for candidate in candidates)
-    trials = yield Ask(profiles, draw_slice(rng, problem, tokens), generation, stage, note or {})
+    trials = yield Ask(profiles, draw_slice(rng, problem, tokens), generation, stage)
     return sorted(range(len(candidates)), key=lambda position: trials[position].fitness)
 
 
@@ -74,7 +73,6 @@ def tournament(
     parent: Genotype | None,
     generation: int,
     thrifty: bool = False,
-    note: Mapping[str, float] | None = None,
 ) -> Generator[Ask, Sequence[Trial], Genotype]:
     """Select one survivor of `children` and, in the last stage only, `parent`; a tie with the parent goes to the child.
 
@@ -87,6 +85,6 @@ def tournament(
             standing.append(parent)
         if thrifty and len(standing) <= survivors:
             continue
-        order = yield from best_of(problem, rng, standing, tokens, generation, stage, note)
+        order = yield from best_of(problem, rng, standing, tokens, generation, stage)
         standing = [standing[position] for position in order[:survivors]]
     return standing[0]

@@ -111,6 +111,30 @@ def test_two_budgets_are_kept_and_nearly_optimal(seed: int) -> None:
         assert solution.error == pytest.approx(best)
 
 
+def test_an_answer_that_is_not_proven_optimal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = planted_space(2, ("gptq", "sparsegpt"))
+    tight, slack = budget_between(space, "bytes", 0.3), budget_between(space, "params", 1.0)
+    assert Knapsack(planted_problem(space, (tight,)), random.Random(0)).remark == ""
+    assert Knapsack(planted_problem(space, (tight, slack)), random.Random(0)).remark == "", "a budget that does not bind raises no doubt"
+    both = planted_problem(space, (tight, budget_between(space, "params", 0.5)))
+    assert Knapsack(both, random.Random(0)).remark == "not proven optimal: several budgets bind, and all but one are only priced"
+
+
+def test_a_search_that_was_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors in proportion to the bytes saved: no partial solution beats another, so their number doubles with every site."""
+    rng = random.Random(0)
+    weights = [rng.randrange(10**6, 10**7) for _ in range(30)]
+    sites = tuple(Site(f"w{place}", "linear", (1, weight), place, None) for place, weight in enumerate(weights))
+    ordered = [order_levels({DENSE: dense_cost(weight), Level("x"): ZERO}) for weight in weights]
+    space = Space(sites, tuple(levels for levels, _ in ordered), tuple(costs for _, costs in ordered))
+    errors = tuple((float(weight), 0.0) for weight in weights)
+    assert space.levels[0] == (Level("x"), DENSE)
+    monkeypatch.setattr(knapsack, "MAX_LABELS", 300)
+    searcher = Knapsack(Problem(space, (budget_between(space, "bytes", 0.5),), "planted", (100,), errors), random.Random(0))
+    assert searcher.remark == "not proven optimal: the limit of 100,000 partial solutions was reached"
+    assert ledger_of(searcher.problem).fits(searcher.solution.genotype)
+
+
 def test_missing_errors_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="needs layer errors"):
         Knapsack(planted_problem(errors=False), random.Random(0))
