@@ -41,7 +41,7 @@ def second_moment(method: str, site: Site, stats: Statistics) -> Tensor:
     columns = site.shape[1]
     if hessian_CC is None:
         raise UsageError(f"Method {method!r} needs the second moment of the input of {site.name!r}, and got none.",
-                         "Calibrate with its `needs`.")  # fmt: skip
+                         "A method is handed what it names in `needs`.")  # fmt: skip
     if tuple(hessian_CC.shape) != (columns, columns):
         raise UsageError(f"The second moment for {site.name!r} has shape {tuple(hessian_CC.shape)}.", f"It must be {columns}×{columns}.")
     if not bool(hessian_CC.isfinite().all()):

@@ -31,7 +31,7 @@ class Method(ABC):
     """Compresses one site. A frozen dataclass whose fields are the options of `name(option=value)`.
 
     paper: title, year and arXiv id, or "" for folklore. version: raise it when the numbers of `compress` change (part of the bank key).
-    kinds: kinds of site it applies to. needs: the statistics of the input that `compress` reads, so the ones calibration must measure.
+    kinds: kinds of site it applies to. needs: the statistics of the input that `compress` reads; it is handed no others.
     """
 
     name: ClassVar[str]
@@ -110,7 +110,7 @@ class Problem:
 
     document_tokens: length of each document of the search set; token_set: its digest; slices are drawn from these.
     errors: per site position and level index, relative output error tr(ΔHΔᵀ)/tr(WHWᵀ) in [0, ∞), a drop counts 1 per linear site
-        below it; present when the searcher `needs` {"errors"}.
+        below it; empty unless the searcher `needs` them.
     starts: genotypes the run already knows (uniform, greedy, knapsack), all within the budgets.
     """
 
@@ -140,6 +140,7 @@ class Searcher(ABC):
 
     Deterministic: the same problem, rng state, options and trials give the same questions, so replaying stored trials restores its
     state. Every profile it yields, and `incumbent`, meets every budget. options: keyword arguments of the constructor of the subclass.
+    needs: "errors" where it reads the layer errors of the problem, whether it must have them or not; nobody else is given them.
     """
 
     name: ClassVar[str]

@@ -237,6 +237,7 @@ class Uniform(Searcher):
     """The same level everywhere, as dense as the budget allows; measures nothing."""
 
     name: ClassVar[str] = "uniform"
+    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         super().__init__(problem, rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from evopress.api import Genotype, Problem, Profile, Searcher, Steps, UsageError, unknown
 from evopress.search import parity
@@ -37,6 +37,7 @@ class Evolve(Searcher):
 
     name: ClassVar[str] = "evolve"
     paper: ClassVar[str] = "EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search, 2024, arXiv 2410.14649"
+    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
 
     def __init__(
         self,

@@ -111,7 +111,8 @@ def _compress(method: Method, site: Site, weight_RC: Tensor, stats: Statistics, 
     where = f"{method.name} at {site.name}"
     before, random_state = weight_RC.clone(), torch.get_rng_state()
     moment = None if stats.second_moment is None else stats.second_moment.clone()
-    found = list(method.compress(site, weight_RC, stats, levels))
+    given = stats if "second_moment" in method.needs else Statistics(None, stats.tokens)  # as in a run: what it names, and no more
+    found = list(method.compress(site, weight_RC, given, levels))
     _require(torch.equal(before, weight_RC), f"{where} changed the weight it was given.")
     if moment is not None and stats.second_moment is not None:
         _require(torch.equal(moment, stats.second_moment), f"{where} changed the second moment it was given.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from evopress.api import (
@@ -235,9 +236,11 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
     Never leaves a budget; the incumbent is valid before the first question; the same seed gives the same questions; stored trials replay to
     the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on spaces without a legal move;
     a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that end within so many `questions`.
+    Layer errors are handed only to a searcher that names them in `needs`, as in a run.
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
+        problem = problem if "errors" in cls.needs else replace(problem, errors=())
         measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
         searcher = cls(problem, random.Random(1), **options)
         check_profile(problem, searcher.incumbent, f"{who}, before the first question")

@@ -14,7 +14,8 @@ from evopress_rtn import Rtn
 from evopress_sparsegpt import SparseGpt
 from evopress_wanda import Wanda
 
-from evopress.api import Cost, Level, Method, Variant
+from evopress.api import Cost, Level, Method, UsageError, Variant
+from evopress.api.linalg import second_moment
 from evopress.testing.methods import check_method
 
 METHODS: dict[str, Method] = {
@@ -113,3 +114,15 @@ def _swapped(real: Method, site: Any, weight: Any, stats: Any, levels: Any) -> A
 def test_conformance_check_catches(wrong: dict[str, Any], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_method(_broken(**wrong))
+
+
+def test_a_method_is_handed_only_the_statistics_it_names() -> None:
+    def reads(real: Method, site: Any, weight: Any, stats: Any, levels: Any) -> Any:
+        second_moment("magnitude", site, stats)
+        return real.compress(site, weight, stats, levels)
+
+    silent = _broken(compress=reads)
+    with pytest.raises(UsageError, match="A method is handed what it names in `needs`"):
+        check_method(silent)
+    type(silent).needs = frozenset({"second_moment"})
+    assert check_method(silent)

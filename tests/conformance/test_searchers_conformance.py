@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from evopress.api import Ask, Problem, Profile, Searcher, Steps
+from evopress.api import Ask, Problem, Profile, Searcher, Steps, UsageError
 from evopress.search import evopress_searchers
 from evopress.search.evolve import Evolve
 from evopress.search.selection import best_of
@@ -98,3 +98,12 @@ def test_the_check_catches_a_broken_searcher(cls: type[Searcher], message: str) 
     problems: dict[str, Problem] = {"quantisation": conformance_problems()["quantisation"]}
     with pytest.raises(AssertionError, match=message):
         check_searcher(cls, problems, questions=50)
+
+
+def test_a_searcher_is_given_layer_errors_only_where_it_names_them() -> None:
+    class Silent(CLASSES["greedy"]):  # type: ignore[misc, name-defined]
+        needs = frozenset()
+
+    with pytest.raises(UsageError, match="needs layer errors"):
+        check_searcher(Silent)
+    assert {name for name, cls in CLASSES.items() if "errors" in cls.needs} == {"uniform", "greedy", "knapsack", "evolve"}
