@@ -263,9 +263,9 @@ def _check_ask(problem: Problem, ask: Ask, who: str) -> None:
     documents = [index for index, _ in ask.slice.documents]
     assert ask.slice.token_set == problem.token_set, f"{who}: the slice names another token set"
     assert len(set(documents)) == len(documents), f"{who}: a slice repeats a document"
-    assert all(0 < used <= problem.document_tokens[index] for index, used in ask.slice.documents), (
-        f"{who}: a piece is longer than its document"
-    )
+    for index, used in ask.slice.documents:
+        assert used <= problem.document_tokens[index], f"{who}: a piece is longer than its document"
+        assert used > 1, f"{who}: a piece of {used} token(s) holds no position to score"
 
 
 def _check_replay(

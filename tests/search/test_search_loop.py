@@ -114,29 +114,45 @@ def test_an_interrupt_passes_through_and_the_question_stays_pending() -> None:
     assert search.ask() == searcher().ask()
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(2, 200), st.integers(0, 10**6))
-def test_slices_are_exact_and_repeat_nothing(documents: list[int], tokens: int, seed: int) -> None:
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 30) | st.integers(0, 4), min_size=1, max_size=12), st.integers(2, 200), st.integers(0, 10**6))
+def test_slices_are_exact_repeat_nothing_and_have_no_piece_of_one_token(documents: list[int], tokens: int, seed: int) -> None:
     base = ladder((4, 4))
     problem = Problem(base.space, base.budgets, "set", tuple(documents))
-    if tokens > sum(documents):
+    usable = [length for length in documents if length > 1]
+    if tokens > sum(usable):
         with pytest.raises(UsageError, match="tokens, but the search set holds"):
+            draw_slice(random.Random(seed), problem, tokens)
+        return
+    if tokens % 2 and max(usable) == 2:  # the only sum that pieces of two or more cannot make
+        with pytest.raises(UsageError, match=r"every document has 2, which make no odd number\. Ask for"):
             draw_slice(random.Random(seed), problem, tokens)
         return
     drawn = draw_slice(random.Random(seed), problem, tokens)
     indices = [index for index, _ in drawn.documents]
     assert drawn.tokens == tokens
     assert len(set(indices)) == len(indices)
-    assert all(0 < used <= documents[index] for index, used in drawn.documents)
-    assert [used for index, used in drawn.documents[:-2] if used != documents[index]] == [], "only the last pieces are cut"
+    assert all(2 <= used <= documents[index] for index, used in drawn.documents)
+    assert sum(used != documents[index] for index, used in drawn.documents) <= 2, "the last piece is cut, and one may give it a token"
     assert draw_slice(random.Random(seed), problem, tokens) == drawn
 
 
-def test_a_last_piece_of_one_token_is_avoided() -> None:
+@pytest.mark.parametrize(
+    ("documents", "tokens", "expected"),
+    [
+        ((10, 10, 10), 21, [10, 9, 2]),
+        ((2, 2, 2, 2, 9), 3, [3]),
+        ((2, 3), 3, [3]),
+        ((2, 2, 2, 5), 7, [2, 2, 3]),
+        ((1, 1, 4, 1), 3, [3]),
+    ],
+)
+def test_a_token_too_few_is_found_elsewhere(documents: tuple[int, ...], tokens: int, expected: list[int]) -> None:
     base = ladder((4, 4))
-    problem = Problem(base.space, base.budgets, "set", (10, 10, 10))
-    for seed in range(10):
-        assert [used for _, used in draw_slice(random.Random(seed), problem, 21).documents] == [10, 9, 2]
+    problem = Problem(base.space, base.budgets, "set", documents)
+    seen = {tuple(used for _, used in draw_slice(random.Random(seed), problem, tokens).documents) for seed in range(40)}
+    assert tuple(expected) in seen
+    assert all(sum(pieces) == tokens and min(pieces) > 1 for pieces in seen)
 
 
 def test_b6_a_stage_of_one_token_is_an_error() -> None:
