@@ -48,7 +48,16 @@ def chunks(count: int, size: int) -> Iterator[slice]:
 
 
 class Head:
-    """Logits of hidden states, as the model itself would compute them: output embedding, scale and soft cap."""
+    """Logits of hidden states, as the model itself would compute them: output embedding, scale and soft cap.
+
+    In a bfloat16 model the logits are rounded to bfloat16; the softmaxes behind them are float32. Against a float32 head on the same hidden
+    states that moves the KL of a document of the demo model by, mean (largest) absolute difference in nats a token:
+
+        4 bits, KL 0.31: 4.6e-4 (1.2e-3) on one thread, 7.6e-4 (1.7e-3) on two      n = 16 documents of 512 tokens,
+        3 bits, KL 1.22: 6.5e-4 (2.0e-3) on one thread, 8.0e-4 (2.0e-3) on two      round-to-nearest in groups of 64
+
+    `pytest -m slow tests/demo_model/test_head_precision.py -s` measures it again and fails above 4e-3.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         projection: Any = model.get_output_embeddings()  # type: ignore[operator]
