@@ -1,7 +1,7 @@
 """The registry: finds plugins through entry points and single files, and answers "which methods are there?".
 
-Built-ins come in by the same entry points as strangers. A plugin that fails to import or to answer a hook is kept as an error and breaks
-nothing else. Called by the run and the command line.
+Built-ins come in by the same entry points as strangers. A plugin that fails to import or to answer a hook, that ends the process there, or
+whose kernel cannot be built, is kept as an error and breaks nothing else. Called by the run and the command line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from evopress.api import Fitness, Kernel, Method, Searcher, UsageError, parse_me
 from evopress.hooks import specs
 
 GROUP = "evopress"
+FAILURES = (Exception, SystemExit)
+"""What a stranger's code may raise without taking the tool down. Ctrl-C is not among it: that is the user's word."""
 HOOKS: dict[str, tuple[str, type]] = {
     "method": ("evopress_methods", Method),
     "kernel": ("evopress_kernels", Kernel),
@@ -57,17 +59,17 @@ class Registry:
             try:
                 module = point.load()
                 found = _collect(module)
-            # A stranger's module may fail in any way at import; that must not take the tool down.
-            except Exception as error:
-                plugins.append(Plugin("", point.name, version, origin, error=f"{type(error).__name__}: {error}"))
+            except FAILURES as error:
+                plugins.append(Plugin("", point.name, version, origin, error=_shown(error)))
                 continue
             for kind, cls in found:
-                paper, problem = getattr(cls, "paper", ""), _problem(kind, cls)
+                problem = _problem(kind, cls)
                 if not problem and cls.name in classes[kind]:
                     problem = f"the name is taken by {classes[kind][cls.name].__module__}"
                 if not problem:
                     classes[kind][cls.name] = cls
-                plugins.append(Plugin(kind, getattr(cls, "name", cls.__name__), version, origin, paper, problem))
+                name, paper = (str(getattr(cls, key, "")) for key in ("name", "paper"))
+                plugins.append(Plugin(kind, name or str(getattr(cls, "__name__", cls)), version, origin, paper, problem))
         return Registry(classes, tuple(plugins))
 
     def get(self, kind: str, name: str, where: str = "") -> type[Any]:
@@ -121,4 +123,17 @@ def _problem(kind: str, cls: Any) -> str:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         return f"{cls.__name__} does not implement {', '.join(missing)}"
-    return "" if getattr(cls, "name", "") else f"{cls.__name__} has no name"
+    name = getattr(cls, "name", "")
+    if not (name and isinstance(name, str)):
+        return f"{cls.__name__} has no name"
+    if kind != "kernel":  # the others are built with options, by those who chose them
+        return ""
+    try:
+        cls()
+    except FAILURES as error:
+        return f"{cls.__name__}() fails: {_shown(error)}"
+    return ""
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -40,6 +40,69 @@ def test_a_plugin_that_does_not_import_is_reported_and_breaks_nothing():
     assert "gptq" in registry.classes["method"]
 
 
+def with_built_ins(*points):
+    return Registry.load([*importlib.metadata.entry_points(group="evopress"), *points])
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise SystemExit", "SystemExit"),
+        ("exit('no licence')", "SystemExit: no licence"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise RuntimeError", "RuntimeError"),
+    ],
+)
+@pytest.mark.parametrize("where", ["import", "hook"])
+def test_a_plugin_that_ends_the_process_is_reported_and_breaks_nothing(tmp_path, monkeypatch, code, error, where):
+    module = f"planted_{where}_{abs(hash(code))}"
+    hook = f"from evopress.hooks.specs import hookimpl\n@hookimpl\ndef evopress_methods():\n    {code}\n    return []\n"
+    (tmp_path / f"{module}.py").write_text(code if where == "import" else hook)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = with_built_ins(point("rude", module))
+    assert [(plugin.name, plugin.error) for plugin in registry.plugins if plugin.error] == [("rude", error)]
+    assert registry.classes == with_built_ins().classes
+
+
+def test_ctrl_c_during_an_import_passes(tmp_path, monkeypatch):
+    (tmp_path / "planted_slow.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with_built_ins(point("slow", "planted_slow"))
+
+
+@pytest.mark.parametrize(("raised", "error"), [(OSError("no such library"), "OSError: no such library"), (SystemExit(1), "SystemExit: 1")])
+def test_a_kernel_that_cannot_be_built_is_reported_and_the_others_run(monkeypatch, raised, error):
+    from evopress_kernels.dense import DenseKernel
+
+    class Rude(DenseKernel):
+        name = "rude"
+
+        def __init__(self):
+            raise raised
+
+    @hookimpl
+    def evopress_kernels():
+        return [Rude]
+
+    registry = with_built_ins(point("odd", "planted_kernels", monkeypatch, {"evopress_kernels": evopress_kernels}))
+    assert [(p.kind, p.name, p.error) for p in registry.plugins if p.error] == [("kernel", "rude", f"Rude() fails: {error}")]
+    assert [kernel.name for kernel in registry.kernels()] == [kernel.name for kernel in with_built_ins().kernels()]
+
+
+@pytest.mark.parametrize("name", ["", None, ["a"], 3])
+def test_a_class_without_a_name_is_reported(monkeypatch, name):
+    from evopress_drop import Drop
+
+    @hookimpl
+    def evopress_methods():
+        return [type("Nameless", (Drop,), {"name": name})]
+
+    (found,) = Registry.load([point("odd", "planted_nameless", monkeypatch, {"evopress_methods": evopress_methods})]).plugins
+    assert found.error == "Nameless has no name"
+
+
 def test_classes_that_are_not_what_their_hook_says_are_reported(monkeypatch):
     @hookimpl
     def evopress_methods():
