@@ -52,9 +52,9 @@ def search(
     if model is not None:
         values["model"] = str(model)
     if budget is not None:
-        values["budgets"] = (budget,) if isinstance(budget, str) else tuple(budget)
+        values["budgets"] = budget
     if methods is not None:
-        values["methods"] = tuple(methods)
+        values["methods"] = methods
     folder = Path(home) if home is not None else default_home()
     url = storage or os.environ.get("EVOPRESS_STORAGE") or default_store(folder)
     definition = Study.make(values, "the arguments")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 from typing import Literal
 
 from evopress.api.cost import Cost
@@ -21,7 +22,7 @@ from evopress.api.space import Space
 FIELDS: dict[str, Literal["bytes", "params"]] = {"bits": "bytes", "size": "bytes", "sparsity": "params", "params": "params"}
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_NUMBER = re.compile(r"^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$")
+_NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([A-Za-z]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ class Budget:
         return Budget(text.strip(), FIELDS[name], _limit(name, value, text, space))
 
 
-def _number(value: str, text: str) -> tuple[Fraction, str]:
-    match = _NUMBER.match(value)
+def _number(value: str, what: str) -> tuple[Fraction, str]:
+    match = _NUMBER.fullmatch(value)
     if not match:
-        raise UsageError(f"Cannot read the number {value!r} of budget {text!r}.", "Write it like 3.0, 60MiB or 0.8x.")
+        raise UsageError(f"Cannot read the number {value!r} of {what}.", "Write it like 3.0, 60MiB or 0.8x.")
     return Fraction(match.group(1)), match.group(2).lower()
 
 
@@ -63,7 +64,7 @@ def _limit(name: str, value: str, text: str, space: Space) -> int:
     dense = space.dense
     if name == "size" and value[0].isalpha():
         return uniform_cost(space, Level.parse(value)).bytes
-    number, unit = _number(value, text)
+    number, unit = _number(value, f"budget {text!r}")
     if name == "bits":
         if unit or number <= 0:
             raise UsageError(f"Budget {text!r} is not a positive number of bits a weight.", "Write e.g. bits=3.0.")
@@ -74,19 +75,24 @@ def _limit(name: str, value: str, text: str, space: Space) -> int:
         return space.base.params + int((1 - number) * space.weights)
     if unit == "x":
         if number <= 0:
-            raise UsageError(f"Budget {text!r} must be a positive share of the dense model.", "Write e.g. 0.8x.")
+            raise UsageError(f"Budget {text!r} is not a positive share of the dense model.", f"Write e.g. {name}=0.8x.")
         return int(number * (dense.bytes if name == "size" else dense.params))
     table = _UNITS if name == "size" else _COUNTS
     if unit not in table:
         raise unknown("unit", unit, [key for key in table if key] + ["x"], repr(text))
+    if number <= 0:
+        example = "size=60MiB" if name == "size" else "params=100M"
+        raise UsageError(f"Budget {text!r} is not a positive number.", f"Write e.g. {example} or {name}=0.8x.")
     return int(number * table[unit])
 
 
 def parse_bytes(text: str, what: str) -> int:
     """`2GiB` or `500MB` as bytes. Raises UsageError."""
-    number, unit = _number(text.strip(), f"{what}={text}")
+    number, unit = _number(text.strip(), what)
     if unit not in _UNITS:
-        raise unknown("unit", unit, [key for key in _UNITS if key], f"{what}={text}")
+        raise unknown("unit", unit, [key for key in _UNITS if key], f"{what} {text}")
+    if number < 0:
+        raise UsageError(f"{what} {text} is negative.", "Write e.g. 2GiB.")
     return int(number * _UNITS[unit])
 
 
@@ -107,27 +113,38 @@ def check_feasible(space: Space, budgets: Sequence[Budget]) -> None:
     """Raise InfeasibleBudget, with the feasible interval, when a budget is below the cheapest profile or above the dense model."""
     for budget in budgets:
         low, high = budget.spent(space.cheapest), budget.spent(space.dearest)
+        what = "bytes" if budget.field == "bytes" else "parameters"
         if budget.limit < low:
+            advice = "Ask for less compression, or add a method that goes lower (sparsegpt, drop)."
+            if low == high:
+                advice = f"No method of the study changes the number of {what}: add one that does (sparsegpt, magnitude, wanda, drop)."
             raise InfeasibleBudget(
-                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, less than the cheapest profile ({low:,}).",
-                f"Feasible: {interval(space, budget)}. Allow more, or add a method that goes lower (sparsegpt, drop).",
+                f"Budget {budget.text} allows {budget.limit:,} {what}, less than the cheapest profile ({low:,}).",
+                f"Feasible: {interval(space, budget)}. {advice}",
             )
         if budget.limit > high:
             raise InfeasibleBudget(
-                f"Budget {budget.text} allows {budget.limit:,} {budget.field}, more than the dearest profile ({high:,}): no search.",
-                f"Feasible: {interval(space, budget)}.",
+                f"Budget {budget.text} allows {budget.limit:,} {what}, more than the dearest profile ({high:,}): no search is needed.",
+                f"Feasible: {interval(space, budget)}. Ask for more compression.",
             )
 
 
 def interval(space: Space, budget: Budget) -> str:
-    """The feasible interval of a budget, in the unit the user wrote and in exact integers."""
+    """The feasible interval of a budget, in the unit the user wrote, rounded inwards so that both ends can be asked for, and exactly."""
     name = budget.text.partition("=")[0].strip().lower()
-    low, high = space.cheapest, space.dearest
-    exact = f"{budget.spent(low):,} to {budget.spent(high):,} {budget.field}"
+    low, high, base = space.cheapest, space.dearest, space.base
+    exact = f"{budget.spent(low):,} to {budget.spent(high):,} {'bytes' if budget.field == 'bytes' else 'parameters'}"
     if name == "bits":
-        return f"bits={max(space.bits(low), 0):.3f} to {space.bits(high):.3f} ({exact})"
-    if name == "sparsity":
-        return f"sparsity={max(space.sparsity(high), 0):.3f} to {space.sparsity(low):.3f} ({exact})"
-    if name == "size":
-        return f"size={low.bytes / 2**20:.2f}MiB to {high.bytes / 2**20:.2f}MiB ({exact})"
-    return f"params={low.params / space.dense.params:.3f}x to {high.params / space.dense.params:.3f}x ({exact})"
+        ends = [Fraction(8 * (cost.bytes - base.bytes), space.weights) for cost in (low, high)]
+    elif name == "sparsity":
+        ends = [1 - Fraction(cost.params - base.params, space.weights) for cost in (high, low)]
+    elif name == "size":
+        ends = [Fraction(cost.bytes, 2**20) for cost in (low, high)]
+    else:
+        ends = [Fraction(cost.params, space.dense.params) for cost in (low, high)]
+    unit = {"size": "MiB", "params": "x"}.get(name, "")
+    # Where everything can be dropped the ends are bits=0 and sparsity=1, which are no budgets: the next ones inside are.
+    first = max(Fraction(ceil(ends[0] * 1000), 1000), Fraction(1 if name == "bits" else 0, 1000))
+    last = min(Fraction(floor(ends[1] * 1000), 1000), Fraction(999, 1000) if name == "sparsity" else ends[1])
+    last = max(first, last)  # narrower than the rounding: one number, and only exact integers can be asked for
+    return f"{name}={float(first):.3f}{unit} to {float(last):.3f}{unit} ({exact})"

@@ -12,6 +12,8 @@ from typing import Any
 from evopress.api.errors import UsageError
 
 Scalar = int | float | bool | str
+MOST_VALUES = 1000
+"""A range of more values than this is a slip of the hand."""
 _NUMERAL = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$", re.ASCII)
 _CALL = re.compile(r"^\s*([A-Za-z_][\w\-]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
@@ -25,7 +27,8 @@ def _scalar(text: str) -> Scalar:
     return int(text) if text.lstrip("+-").isdigit() else float(text)
 
 
-def _show(value: Scalar) -> str:
+def show(value: Scalar) -> str:
+    """A value as it is written in an option."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
@@ -36,11 +39,13 @@ def _split_call(text: str, what: str) -> tuple[str, list[tuple[str, str]]]:
     if not match:
         raise UsageError(f"Cannot read {what} {text!r}.", "Write it as name or name(option=value,…), e.g. gptq(bits=3,group=64).")
     name, body = match.group(1), (match.group(2) or "").strip()
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for part in body.split(",") if body else []:
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UsageError(f"Cannot read option {part.strip()!r} of {what} {text!r}.", "Write options as key=value.")
+        if key.strip() in (known for known, _ in pairs):
+            raise UsageError(f"Option {key.strip()!r} stands twice in {what} {text!r}.", "Give it once; several values as 2|4 or 2..4.")
         pairs.append((key.strip(), value.strip()))
     return name, pairs
 
@@ -66,7 +71,7 @@ class Level:
     def __str__(self) -> str:
         if not self.options:
             return self.method
-        return f"{self.method}({','.join(f'{key}={_show(value)}' for key, value in self.options)})"
+        return f"{self.method}({','.join(f'{key}={show(value)}' for key, value in self.options)})"
 
     def option(self, key: str) -> Any:
         """Value of one option; KeyError if the level does not have it."""
@@ -91,6 +96,10 @@ def parse_method(text: str) -> tuple[str, dict[str, Scalar | tuple[Scalar, ...]]
             low, high = int(span.group(1)), int(span.group(2))
             if low > high:
                 raise UsageError(f"Empty range {value!r} in method {text!r}.", "Write the lower end first.")
+            if high - low >= MOST_VALUES:
+                raise UsageError(
+                    f"Range {value!r} in method {text!r} has {high - low + 1:,} values.", f"At most {MOST_VALUES:,} are allowed."
+                )
             options[key] = tuple(range(low, high + 1))
         elif "|" in value:
             options[key] = tuple(_scalar(part) for part in value.split("|"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evopress.api.errors import UsageError, unknown
-from evopress.api.level import Level
+from evopress.api.level import Level, show
 from evopress.api.plugins import Method
 from evopress.api.site import Site
 
@@ -24,21 +24,26 @@ def check_int(method: str, option: str, value: object, low: int, high: int | Non
         return int(value)  # type: ignore[call-overload, no-any-return]
     span = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
     extra = "".join(f", or {item}" for item in also)
-    raise UsageError(f"Option {option}={value} of method {method!r} is not allowed.", f"Give {span}{extra}.")
+    raise _refused(method, option, value, f"{span}{extra}")
 
 
 def check_share(method: str, option: str, value: object, low: float = 0.0, high: float = 1.0) -> float:
     """`value` if it is a number strictly between `low` and `high`. Raises UsageError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and low < value < high:
         return float(value)
-    raise UsageError(f"Option {option}={value} of method {method!r} is not allowed.", f"Give a number above {low:g} and below {high:g}.")
+    raise _refused(method, option, value, f"a number above {low:g} and below {high:g}")
 
 
 def check_flag(method: str, option: str, value: object) -> bool:
     """`value` if it is true or false. Raises UsageError."""
     if isinstance(value, bool):
         return value
-    raise UsageError(f"Option {option}={value} of method {method!r} is not allowed.", "Give true or false.")
+    raise _refused(method, option, value, "true or false")
+
+
+def _refused(method: str, option: str, value: object, allowed: str) -> UsageError:
+    shown = show(value) if isinstance(value, bool) else value
+    return UsageError(f"Option {option}={shown} of method {method!r} is not allowed.", f"Give {allowed}.")
 
 
 def check_offered(method: Method, site: Site, levels: Sequence[Level]) -> None:

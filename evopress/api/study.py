@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evopress.api.errors import NotFound, UsageError, unknown
+from evopress.api.level import show
 
 _STOPS = frozenset({"stop_generations", "stop_tokens", "stop_seconds"})
 DEFAULT_STOP_TOKENS = 500_000
@@ -28,7 +29,7 @@ class Study(BaseModel):
     The name and the stops are not part of the identity: the same study may be run longer, and continues where it was.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name in the store; default: from the digest")]
     model: Annotated[str, Field(description="hub id, local folder or .gguf file; empty: the demo model")] = ""
@@ -45,7 +46,7 @@ class Study(BaseModel):
         "uniform", "random", "greedy", "knapsack",
     )  # fmt: skip
     fitness: Annotated[str, Field(description="what the search minimises: kl or perplexity")] = "kl"
-    seed: Annotated[int, Field(ge=0, description="seed of data and search")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="seed of data and search")] = 0
     window: Annotated[int, Field(ge=8, description="tokens a document")] = 512
     calibration_tokens: Annotated[Tokens, Field(description="tokens that methods calibrate on")] = 32_768
     search_tokens: Annotated[Tokens, Field(description="tokens that searchers draw from")] = 32_768
@@ -69,6 +70,11 @@ class Study(BaseModel):
         """SHA-256 of the identity, hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_named_by_digest(self) -> bool:
+        """Nobody named it: the name is `study-` and the start of the digest."""
+        return self.name == f"study-{self.digest[:8]}"
+
     @staticmethod
     def make(values: Mapping[str, Any], where: str = "the options") -> Study:
         """Validate; an absent name becomes `study-` and the start of the digest. Raises UsageError naming the key and what is allowed."""
@@ -76,24 +82,63 @@ class Study(BaseModel):
             if key not in Study.model_fields:
                 raise unknown("key", key, Study.model_fields, where)
         try:
-            lists = {key for key, field in Study.model_fields.items() if field.annotation == tuple[str, ...]}
-            values = {key: (value,) if key in lists and isinstance(value, str) else value for key, value in values.items()}
+            values = {key: _as_tuple(value) if _is_list(key) else value for key, value in values.items()}
             stops = {} if _STOPS & values.keys() else {"stop_tokens": DEFAULT_STOP_TOKENS}
             study = Study(**{"name": "unnamed", **stops, **values})
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            about = Study.model_fields[str(first["loc"][0])].description
-            raise UsageError(f"Key {key!r} in {where} is {first.get('input')!r}: {first['msg']}.", f"It means: {about}.") from error
+            key = str(first["loc"][0])
+            verb = "is" if len(first["loc"]) == 1 else "holds"
+            raise UsageError(
+                f"Key {key!r} in {where} {verb} {_shown(first['input'])}, which is not allowed.",
+                f"Give {_allowed(key)}: {Study.model_fields[key].description}.",
+            ) from error
         return study if "name" in values else study.model_copy(update={"name": f"study-{study.digest[:8]}"})
 
     @staticmethod
     def read(path: Path) -> Study:
         """Read a TOML file; the name defaults to the file's. Raises NotFound and UsageError."""
-        if not path.is_file():
-            raise NotFound(f"Study file {path} does not exist.", "Give a .toml file; studies/README.md lists every key.")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a study file.", f"Give a .toml file, or the folder of a model with -m {path}.")
+        if not path.exists():
+            raise NotFound(
+                f"Study file {path} does not exist.",
+                "Give a .toml file; studies/README.md lists every key. A stored study is continued with: evopress search resume NAME.",
+            )
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"Study file {path} is not TOML: {error}.", "See studies/README.md.") from error
+        except OSError as error:
+            raise NotFound(f"Study file {path} cannot be read: {error.strerror}.", "Give a file you may read.") from error
         return Study.make({"name": path.stem, **values}, str(path))
+
+
+def _is_list(key: str) -> bool:
+    return Study.model_fields[key].annotation == tuple[str, ...]
+
+
+def _as_tuple(value: Any) -> Any:
+    """One text or a list of texts as a tuple; anything else as it is, to be refused."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _allowed(key: str) -> str:
+    """What a key may hold, in words, from the field itself: `a whole number of at least 8`."""
+    field = Study.model_fields[key]
+    if _is_list(key):
+        return "a list of texts" if not field.is_required() and field.default == () else "a list of texts, at least one"
+    if field.annotation is str:
+        return "letters, digits, '.', '_' and '-', the first a letter or digit, at most 64" if key == "name" else "a text"
+    limits: dict[str, Any] = {
+        name: limit for bound in field.metadata for name in ("ge", "gt", "le", "lt") if (limit := getattr(bound, name, None)) is not None
+    }
+    low = f"of at least {limits['ge']}" if "ge" in limits else f"above {limits['gt']}"
+    high = f"at most {limits['le']}" if "le" in limits else f"below {limits['lt']}" if "lt" in limits else ""
+    kind = "a number" if field.annotation in (float, float | None) else "a whole number"
+    return f"{kind} {low}" + (f" and {high}" if high else "")
+
+
+def _shown(value: object) -> str:
+    text = show(value) if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

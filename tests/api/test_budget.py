@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from evopress.api import Budget, Cost, InfeasibleBudget, Level, UsageError, check_feasible, uniform_cost
+from evopress.api.budget import interval, parse_bytes
 from evopress.testing.searchers import planted_space
 
 SPACE = planted_space(2, ("gptq", "drop"))
@@ -51,6 +54,12 @@ def test_a_budget_by_level_is_what_that_level_costs_everywhere() -> None:
         ("bit=3", "Did you mean 'bits'"),
         ("bits=three", "Cannot read the number"),
         ("bits=0", "not a positive number"),
+        ("bits=-3", "Budget 'bits=-3' is not a positive number of bits a weight. Write e.g. bits=3.0."),
+        ("size=-60MiB", "Budget 'size=-60MiB' is not a positive number. Write e.g. size=60MiB or size=0.8x."),
+        ("params=-1", "Write e.g. params=100M or params=0.8x."),
+        ("params=-0.5x", "not a positive share of the dense model. Write e.g. params=0.8x."),
+        ("sparsity=-0.5", "share in"),
+        ("size=0", "is not a positive number"),
         ("bits=3x", "not a positive number"),
         ("sparsity=1", "share in"),
         ("sparsity=60%", "Cannot read the number"),
@@ -60,8 +69,38 @@ def test_a_budget_by_level_is_what_that_level_costs_everywhere() -> None:
     ],
 )
 def test_bad_budgets_are_usage_errors(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         Budget.parse(text, SPACE)
+
+
+def test_a_budget_that_no_method_can_touch_says_which_would() -> None:
+    space = planted_space(2, ("gptq",))
+    with pytest.raises(InfeasibleBudget) as caught:
+        check_feasible(space, [Budget.parse("sparsity=0.5", space)])
+    params = space.dense.params
+    assert caught.value.message == (
+        f"Budget sparsity=0.5 allows {params - space.weights // 2:,} parameters, less than the cheapest profile ({params:,})."
+    )
+    assert caught.value.hint == (
+        f"Feasible: sparsity=0.000 to 0.000 ({params:,} to {params:,} parameters). "
+        "No method of the study changes the number of parameters: add one that does (sparsegpt, magnitude, wanda, drop)."
+    )
+
+
+@pytest.mark.parametrize("name", ["bits", "size", "sparsity", "params"])
+def test_both_ends_of_the_interval_that_is_printed_can_be_asked_for(name: str) -> None:
+    """Rounded to the nearest, an end would lie outside as often as not."""
+    space = planted_space(3, ("gptq", "sparsegpt", "drop"))
+    shown = interval(space, Budget(f"{name}=1", "params" if name in ("sparsity", "params") else "bytes", 1))
+    for end in re.findall(r"\d+\.\d+(?:MiB|x)?", shown.partition(" (")[0]):
+        check_feasible(space, [Budget.parse(f"{name}={end}", space)])
+
+
+@pytest.mark.parametrize(("text", "message"), [("lots", "Cannot read the number 'lots' of --bank-quota."), ("-1GiB", "is negative")])
+def test_sizes_of_options_name_the_option(text: str, message: str) -> None:
+    assert parse_bytes("1.5GiB", "--bank-quota") == 3 * 2**29
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse_bytes(text, "--bank-quota")
 
 
 @pytest.mark.parametrize("text", ["bits=0.01", "size=10b", "sparsity=0.999", "params=0.001x"])

@@ -45,3 +45,10 @@ def test_method_specifications_list_values() -> None:
     assert parse_method("drop") == ("drop", {})
     with pytest.raises(UsageError, match="Empty range"):
         parse_method("gptq(bits=5..2)")
+
+
+def test_slips_of_the_hand_are_told() -> None:
+    with pytest.raises(UsageError, match=r"Option 'bits' stands twice in method 'gptq\(bits=2,bits=4\)'\. Give it once; several values as"):
+        parse_method("gptq(bits=2,bits=4)")
+    with pytest.raises(UsageError, match=r"has 99,999,999,999 values\. At most 1,000 are allowed"):
+        parse_method("gptq(bits=2..100000000000)")

@@ -363,7 +363,7 @@ def test_the_quota_of_the_bank(start: Start, whole: Whole, home: Path) -> None:
     assert tiny_study.contents(tiny_study.url(home)) == whole.contents
     answer = start("--bank-quota", "lots")
     assert answer.code == 2
-    assert "Cannot read the number 'lots' of budget '--bank-quota=lots'." in answer.err
+    assert "Cannot read the number 'lots' of --bank-quota." in answer.err
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------------------------
