@@ -1,20 +1,24 @@
-"""What sparsity methods share: levels with an exact number of zeros, and exact selection of the smallest scores.
+"""What sparsity methods share: their options, levels with an exact number of zeros, and exact selection of the smallest scores.
 
 A level is `name(sparsity=0.6)`, or `name(sparsity=0.6,step=-2,weights=16384)`: the same share moved by a number of steps, each worth the
 same number of weights at every site, so that a step up here and a step down there keep the total (EvoPress, 2410.14649, section on
-unstructured sparsity). Prunes nothing itself.
+unstructured sparsity). Prunes nothing itself. Called by method plugins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from evopress.api.cost import Cost
 from evopress.api.formats import bitmask_cost
 from evopress.api.level import Level, Scalar
-from evopress.api.options import as_tuple, check_int, check_share
+from evopress.api.options import as_tuple, check_int, check_offered, check_share
+from evopress.api.plugins import Method
+from evopress.api.site import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,11 +26,39 @@ if TYPE_CHECKING:
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
-def check_sparsity(method: str, sparsity: object, steps: object, step_weights: object) -> tuple[float, ...]:
-    """The shares of `sparsity`, one or several, each in (0, 1). Raises UsageError for these three options."""
-    check_int(method, "steps", steps, 0)
-    check_int(method, "step_weights", step_weights, 1)
-    return tuple(check_share(method, "sparsity", share) for share in as_tuple(sparsity))
+@dataclass(frozen=True)
+class SparsityMethod(Method):
+    """A method whose levels are shares of zeros, stored as bit mask and non-zeros. A subclass adds `compress` and options of its own.
+
+    sparsity: one or several shares of zeros in (0, 1). steps, step_weights: when steps is not 0, that many levels up and down around each
+    share, each step worth step_weights zeros at every site. Raises UsageError for other values.
+    """
+
+    sparsity: float | tuple[float, ...] = SHARES
+    steps: int = 0
+    step_weights: int = 16384
+
+    def __post_init__(self) -> None:
+        check_int(self.name, "steps", self.steps, 0)
+        check_int(self.name, "step_weights", self.step_weights, 1)
+        shares = tuple(check_share(self.name, "sparsity", share) for share in as_tuple(self.sparsity))
+        object.__setattr__(self, "sparsity", shares)
+        self.own_options()
+
+    @abstractmethod
+    def own_options(self) -> Mapping[str, Scalar]:
+        """Options of the subclass that are not at their default, as its levels name them. Raises UsageError for values not allowed."""
+
+    @final
+    def levels(self, site: Site) -> Sequence[Level]:
+        """One level a share, or a ladder of equal steps of weights; the subclass's own options are named where they are not the default."""
+        return sparsity_levels(self.name, site.shape, as_tuple(self.sparsity), self.steps, self.step_weights, **self.own_options())
+
+    @final
+    def cost(self, site: Site, level: Level) -> Cost:
+        """Bit mask and non-zeros."""
+        check_offered(self, site, [level])
+        return sparsity_cost(site.shape, level)
 
 
 def sparsity_levels(

@@ -4,9 +4,8 @@
 weight (code - 8)·scale + zero, groups of 32, 64, 128 or 256 columns, R divisible by 16. Both names are private to torch, and the byte
 order depends on the processor, so `byte_order` finds it out by trial, once; where it is unknown, `fits` says no and nothing runs here.
 
-The multiply is quick for a few bfloat16 tokens only: it costs 1/3 of a dense layer at one token, 12 times as much at 512, and in float32
-it is a scalar loop. Beyond `OP_TOKENS`, and in float32, the kernels therefore unpack the codes into a temporary dense weight and multiply
-that; the weight in memory stays packed.
+The multiply is quick for a few bfloat16 tokens only, and in float32 it is a scalar loop. Beyond `OP_TOKENS`, and in float32, the kernels
+therefore unpack the codes into a temporary dense weight and multiply that; the weight in memory stays packed.
 
 Shapes: R rows out, C columns in, G groups, T tokens, B blocks of rows, H half a block.
 """
@@ -22,7 +21,8 @@ from torch import Tensor
 GROUPS = (32, 64, 128, 256)
 ROWS_MULTIPLE = 16
 OP_TOKENS = 64
-"""Largest number of tokens for which the packed multiply beats unpack-then-multiply (measured, bfloat16, AVX-512 with AMX)."""
+"""Up to so many bfloat16 tokens the packed multiply runs, beyond them unpack-then-multiply. `evopress kernels bench --format int4-g64
+--tokens 64 --tokens 65` prints both sides of the border for this machine."""
 
 
 class Order(NamedTuple):

@@ -20,7 +20,8 @@ from evopress_kernels.exact import exact
 COLUMNS_MULTIPLE = 16
 """The bfloat16 operator reads 16 columns at a time without a bound check: other widths read foreign memory, so they are refused."""
 OP_TOKENS = 8
-"""Largest number of tokens for which the operator beats convert-then-multiply (measured, bfloat16, AVX-512 with AMX)."""
+"""Up to so many bfloat16 tokens the operator runs, beyond them convert-then-multiply. `evopress kernels bench --shape 576x576
+--format int8-g576 --tokens 8 --tokens 9` prints both sides of the border for this machine."""
 
 
 class TorchInt8Kernel(Kernel):

@@ -5,15 +5,16 @@ Not Wanda or SparseGPT: neither inputs nor compensation. Loaded through its entr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from evopress.api import Cost, Level, Method, Site, Statistics, Variant
+from evopress.api import Level, Method, Site, Statistics, Variant
 from evopress.api.formats import bitmask_variant
+from evopress.api.level import Scalar
 from evopress.api.linalg import check_weight
-from evopress.api.options import as_tuple, check_offered
-from evopress.api.sparsity import SHARES, check_sparsity, smallest, sparsity_cost, sparsity_levels, zeros_at
+from evopress.api.options import check_offered
+from evopress.api.sparsity import SparsityMethod, smallest, zeros_at
 from evopress.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
@@ -21,30 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Magnitude(Method):
-    """Sets the smallest weights of a site to zero, an exact number of them; among equals the first goes.
-
-    sparsity: one or several shares of zeros in (0, 1). steps, step_weights: when steps is not 0, that many levels up and down around each
-    share, each step worth step_weights zeros at every site. Raises UsageError for other values.
-    """
+class Magnitude(SparsityMethod):
+    """Sets the smallest weights of a site to zero, an exact number of them; among equals the first goes. Options: see `SparsityMethod`."""
 
     name: ClassVar[str] = "magnitude"
 
-    sparsity: float | tuple[float, ...] = SHARES
-    steps: int = 0
-    step_weights: int = 16384
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sparsity", check_sparsity(self.name, self.sparsity, self.steps, self.step_weights))
-
-    def levels(self, site: Site) -> Sequence[Level]:
-        """One level a share, or a ladder of equal steps of weights."""
-        return sparsity_levels(self.name, site.shape, as_tuple(self.sparsity), self.steps, self.step_weights)
-
-    def cost(self, site: Site, level: Level) -> Cost:
-        """Bit mask and non-zeros."""
-        check_offered(self, site, [level])
-        return sparsity_cost(site.shape, level)
+    def own_options(self) -> Mapping[str, Scalar]:
+        """None."""
+        return {}
 
     def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         """Prune at every level. Raises NumericalError for a weight that is not finite."""
