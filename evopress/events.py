@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Progress:
     """phase: model, text, bank, baselines, search, heldout or speed. done of total: units of that phase (total 0: unknown).
 
-    best: lowest fitness so far, gain: how far it lies below uniform on the same documents (both None outside a search).
+    watch: fitness of the incumbent on a few fixed documents, which steer nothing; gain: how far it lies below uniform's on the same ones
+    (both None outside a search, and watched only every few generations). It is neither the best fitness seen nor that of the last rung.
     evaluations, tokens, seconds: spent by the search so far. eta_seconds: what is left, by the tightest stop. cached: evaluations that were
     read from the store.
     """
@@ -19,7 +20,7 @@ class Progress:
     text: str
     done: int = 0
     total: int = 0
-    best: float | None = None
+    watch: float | None = None
     gain: float | None = None
     evaluations: int = 0
     tokens: int = 0

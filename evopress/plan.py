@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,15 @@ from evopress.models.load import ModelRef, resolve, skeleton
 from evopress.models.sites import SiteMap, check_coverage, find_sites
 
 ENDLESS = 10**9
-"""Rounds of a rival that is stopped by its tokens."""
+"""Rounds of a rival that ends by its evaluations."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study whose names are resolved and whose budgets are known to be feasible. positions: of the model, None for no limit."""
+    """A study whose names are resolved and whose budgets are known to be feasible, each on its own.
+
+    positions: of the model, None for no limit.
+    """
 
     study: Study
     ref: ModelRef
@@ -49,6 +52,16 @@ class Plan:
     space: Space
     budgets: tuple[Budget, ...]
     positions: int | None = None
+
+    @property
+    def coverage(self) -> float:
+        """Share of the parameters outside embeddings and head that the space reaches: that have a level to choose, or can be dropped."""
+        return reached(self.space) / max(1, self.sitemap.total_params - self.sitemap.embedding_params)
+
+    @property
+    def coverage_total(self) -> float:
+        """Share of all parameters that the space reaches."""
+        return reached(self.space) / max(1, self.sitemap.total_params)
 
     @property
     def bank_bytes(self) -> int:
@@ -61,10 +74,10 @@ class Plan:
         )
 
 
-def make_plan(study: Study, registry: Registry, home: Path, weights: bool = True) -> Plan:
-    """Resolve names, find sites, check coverage and budgets. Raises UsageError, NotFound, InfeasibleBudget.
+def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
+    """Resolve names, find sites, check coverage and budgets. Of a hub id, only the configuration is fetched.
 
-    weights: the model's weight files must be there, and are fetched for a hub id; without, its configuration is enough.
+    Raises UsageError, NotFound, InfeasibleBudget.
     """
     where = f"study {study.name}"
     registry.get("fitness", study.fitness, where)
@@ -75,7 +88,7 @@ def make_plan(study: Study, registry: Registry, home: Path, weights: bool = True
         if method.name in methods:
             raise UsageError(f"Method {method.name!r} stands twice in {where}.", "Join the options: gptq(bits=2|3|4).")
         methods[method.name] = method
-    ref = resolve(study.model or None, home, weights)
+    ref = resolve(study.model or None, home, weights=False)
     model = skeleton(ref)
     config: Any = model.config
     positions: int | None = getattr(config, "max_position_embeddings", None)
@@ -86,7 +99,51 @@ def make_plan(study: Study, registry: Registry, home: Path, weights: bool = True
     space = build_space(sitemap, list(methods.values()), study.links)
     budgets = tuple(Budget.parse(text, space) for text in study.budgets)
     check_feasible(space, budgets)
-    return Plan(study, ref, sitemap, methods, space, budgets, positions)
+    plan = Plan(study, ref, sitemap, methods, space, budgets, positions)
+    _check_reach(plan)
+    return plan
+
+
+def with_weights(plan: Plan, home: Path) -> Plan:
+    """The plan, with the model's weight files at hand; those of a hub id are fetched. Raises NotFound."""
+    return replace(plan, ref=resolve(plan.study.model or None, home))
+
+
+def _check_reach(plan: Plan) -> None:
+    """Raise UsageError when the methods leave most of the model without a choice, naming the roles they miss."""
+    least = plan.study.least_coverage
+    if plan.coverage >= least:
+        return
+    shown = ", ".join(f"{role} ({params:,})" for role, params in missed_roles(plan.space)[:8])
+    raise UsageError(
+        f"The methods of study {plan.study.name} reach {plan.coverage:.1%} of the parameters outside embeddings and head; at least "
+        f"{least:.0%} is needed. Without a level to choose (parameters): {shown}.",
+        "Use a group size that divides their columns, or add a method; least_coverage lowers the limit for a study of one part on purpose.",
+    )
+
+
+def _chosen(space: Space) -> list[bool]:
+    """Per site: can the space change it? It has more than one level, or stands under a site that can be dropped."""
+    able = [len(levels) > 1 for levels in space.levels]
+    droppable = [DROP in levels for levels in space.levels]
+    for position, parent in enumerate(space.parents):
+        if parent >= 0 and droppable[parent]:
+            able[position] = droppable[position] = True
+    return able
+
+
+def reached(space: Space) -> int:
+    """Parameters of the linear sites that the space can change."""
+    return sum(site.weights for site, able in zip(space.sites, _chosen(space), strict=True) if able)
+
+
+def missed_roles(space: Space) -> list[tuple[str, int]]:
+    """Roles of linear sites that the space cannot change, with their parameters, largest first."""
+    missed: dict[str, int] = {}
+    for site, able in zip(space.sites, _chosen(space), strict=True):
+        if site.kind == "linear" and not able:
+            missed[site.role] = missed.get(site.role, 0) + site.weights
+    return sorted(missed.items(), key=lambda item: -item[1])
 
 
 def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str] = ()) -> Space:
@@ -163,12 +220,14 @@ def default_options(searcher: type[Searcher]) -> dict[str, Any]:
     return {name: known[name].default for name in searcher_options(searcher) if known[name].default is not inspect.Parameter.empty}
 
 
-def options_like(options: Mapping[str, Any], rival: type[Searcher]) -> dict[str, Any]:
-    """Options that give a rival the stages of the main searcher, so that both spend equal evaluations on equal tokens."""
+def options_like(options: Mapping[str, Any], rival: type[Searcher], evaluations: int) -> dict[str, Any]:
+    """Options that give a rival the stages and the number of evaluations of the main searcher."""
     known = searcher_options(rival)
     shared = {key: value for key, value in options.items() if key == "rungs" and key in known}
     if "candidates" in known and "offspring" in options:
         shared["candidates"] = options["offspring"]
     if "rounds" in known:
         shared["rounds"] = ENDLESS
+    if "evaluations" in known:
+        shared["evaluations"] = evaluations
     return shared

@@ -5,7 +5,6 @@ Called by the command line and by `evopress.search`. Running the same study agai
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 import time
@@ -23,24 +22,22 @@ from evopress.api import (
     Genotype,
     NotFound,
     NumericalError,
-    Problem,
     Profile,
     QualityGateFailed,
-    Searcher,
-    Slice,
     Stopped,
     Trial,
     UsageError,
 )
 from evopress.api.study import Study
-from evopress.data.tokens import ROLES
 from evopress.events import Listener, Progress, silent
 from evopress.hooks.registry import Registry
-from evopress.plan import Plan, default_options, make_plan, options_like, searcher_class
-from evopress.report.comparison import commit
-from evopress.report.statistics import Interval, Paired, interval, paired
+from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
+from evopress.provenance import commit
+from evopress.rehearsal import make_searcher, rehearse
+from evopress.report.statistics import P_VALUE, Interval, Paired, accepted, interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
-from evopress.store import LatencyRow, ProfileRow, Store
+from evopress.speed import speeds
+from evopress.store import LatencyRow, ProfileRow, RunRow, Store, load_reference
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -54,8 +51,6 @@ ZERO_LIMIT = {"float32": 1e-4, "other": 5e-3}
 """Largest divergence of the dense model from itself, in nats a token, that is rounding, by compute type."""
 WATCH_GENERATIONS = 5
 """Generations between two comparisons with uniform for the display."""
-P_VALUE = 0.01
-"""The winner is accepted when the paired test against uniform is below this."""
 
 
 class Interrupted(Stopped):
@@ -70,7 +65,8 @@ class Row:
     """One profile of the final comparison, on the held-out documents.
 
     label: dense, uniform, random, greedy, knapsack or the searcher. against_uniform: paired differences of the fitness.
-    search_tokens: token-forwards spent to find it. speed: phase -> measured tokens per second, absent where it was not measured.
+    search_evaluations, search_tokens: evaluations and token-forwards spent to find it.
+    speed: phase -> measured tokens per second, absent where it was not measured.
     """
 
     label: str
@@ -80,6 +76,7 @@ class Row:
     kl: Interval
     nll: Interval
     against_uniform: Paired | None
+    search_evaluations: int = 0
     search_tokens: int = 0
     speed: Mapping[str, LatencyRow] = field(default_factory=dict)
 
@@ -117,7 +114,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run found: the comparison on held-out documents, and the winner. commits: of the code that ran this study so far."""
+    """What a run found: the comparison on held-out documents, and the winner.
+
+    history: every execution of the study so far, this one last. remarks: what the searchers say of their profiles, by label.
+    """
 
     study: Study
     plan: Plan
@@ -125,7 +125,8 @@ class Run:
     best: Best
     outcome: Outcome
     storage: str
-    commits: tuple[str, ...] = ()
+    history: tuple[RunRow, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gain(self) -> Paired | None:
@@ -134,7 +135,7 @@ class Run:
 
     def require_gain(self) -> None:
         """Raise QualityGateFailed unless the winner beats uniform on held-out documents: a lower mean, and p < 0.01."""
-        if self.gain is None or self.gain.p >= P_VALUE or self.gain.difference >= 0:
+        if self.gain is None or not accepted(self.gain.difference, self.gain.p):
             p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"
             raise QualityGateFailed(
                 f"The profile of {self.best.label} does not beat uniform on held-out documents ({p}, asked for p < {P_VALUE}).",
@@ -143,13 +144,15 @@ class Run:
 
     def __str__(self) -> str:
         from evopress.report.comparison import comparison_text
+        from evopress.report.result import result_json
 
-        return comparison_text(self)
+        return comparison_text(result_json(self))
 
     def _repr_html_(self) -> str:
         from evopress.report.comparison import comparison_html
+        from evopress.report.result import result_json
 
-        return comparison_html(self)
+        return comparison_html(result_json(self))
 
 
 def execute(
@@ -171,12 +174,15 @@ def execute(
     before any weight is read.
     """
     registry = registry or Registry.load()
-    plan = make_plan(study, registry, home)
+    plan = with_weights(make_plan(study, registry, home), home)
+    listen(Progress("plan", facts(plan)))
     store = Store.open(storage)
     try:
+        load_reference(store)
         bench = Workbench(plan, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
         with _recorded(store, bench, command) as study_id:
-            return _Execution(bench, study_id, clock).run(speed)
+            run = _Execution(bench, study_id, clock).run(speed)
+        return replace(run, history=tuple(store.runs(study_id)))
     finally:
         store.close()
 
@@ -193,7 +199,11 @@ def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
         study_id,
         seed=plan.study.seed,
         command=command,
-        environment={**fingerprint(), "stops": plan.study.stops, "options": {"dtype": bench.asked_dtype, "device": bench.device}},
+        environment={
+            **fingerprint(bench.device),
+            "stops": plan.study.stops,
+            "options": {"dtype": bench.asked_dtype, "device": bench.device},
+        },
         code_version=commit(),
         owner=bench.owner,
     )
@@ -237,86 +247,70 @@ class _Execution:
     def __init__(self, bench: Workbench, study_id: int, clock: Callable[[], float]) -> None:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
+        self.remarks: dict[str, str] = {}
         self.dense = self.space.profile([self.space.choices(gene).index(DENSE) for gene in range(len(self.space.genes))])
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
-        self._rehearse()
+        rehearse(self.plan, self.bench.registry, self.bench.texts)
         self.bench.complete_bank()
-        self._gate()
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
+        self._gate(simple["uniform"])
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
-        found, spent = {"dense": self.dense}, {cls.name: outcome.totals.tokens}
+        found, spent = {"dense": self.dense}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
             if rival.name in simple and not rival_options:
                 found[rival.name] = simple[rival.name]
             elif rival.name != cls.name:
-                matched = {**options_like(options, rival), **rival_options}
-                result = self._drive(rival.name, matched, Stops(tokens=max(outcome.totals.tokens, 1)), starts)
-                found[rival.name], spent[rival.name] = result.best, result.totals.tokens
+                matched = {**options_like(options, rival, outcome.totals.evaluations), **rival_options}
+                # Equal evaluations for a rival that can count them; equal tokens for any other.
+                stops = Stops() if "evaluations" in matched else Stops(tokens=max(outcome.totals.tokens, 1))
+                result = self._drive(rival.name, matched, stops, starts, rival=True)
+                found[rival.name], spent[rival.name] = result.best, result.totals
         found[cls.name] = outcome.best
         rows = self._compare(found, spent)
         if speed:
-            rows = self._with_speed(rows, ("dense", "uniform", cls.name))
+            timed = speeds(self.bench, found)
+            rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
         self._keep(rows, cls.name)
-        commits = tuple(dict.fromkeys(run.code_version for run in self.bench.store.runs(self.study_id)))
         best = Best(cls.name, outcome.best, self.bench)
-        return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), commits)
+        return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), remarks=dict(self.remarks))
 
-    def _rehearse(self) -> None:
-        """Make the token sets and the searchers that have options, so that what is wrong with them is told before the bank is built."""
-        for role in ROLES:
-            self.bench.tokens(role)
-        guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in self.space.levels)
-        start = self.space.genotype(self._searcher("uniform", {}, guess).incumbent)
-        for text in dict.fromkeys((self.study.searcher, *self.study.baselines)):
-            cls, options = searcher_class(self.bench.registry, text, self.study)
-            if options or text == self.study.searcher:
-                self._searcher(cls.name, options, guess, (start,))
+    def _gate(self, uniform: Profile) -> None:
+        """The all-dense profile, stitched back in after the uniform one, must score zero to rounding.
 
-    def _searcher(
-        self, name: str, options: Mapping[str, Any], errors: tuple[tuple[float, ...], ...], starts: tuple[Genotype, ...] = ()
-    ) -> Searcher:
-        tokens = self.bench.tokens("search")
-        problem = Problem(self.space, self.plan.budgets, tokens.digest, tuple(map(len, tokens.documents)), errors, starts)
-        made: Searcher = self.bench.registry.get("searcher", name)(problem, random.Random(f"{name}:{self.study.seed}"), **options)
-        return made
-
-    def _gate(self) -> None:
-        """The all-dense profile must score zero to rounding: else stitching or the fitness is broken, and a search would be nonsense."""
-        if not self.bench.registry.get("fitness", self.study.fitness).zero_when_dense:
-            return
-        trial = self.bench.measure([self.dense], self._small_slice(), self.study.fitness, "search")[0]
-        limit = ZERO_LIMIT["float32" if self.bench.numerics.startswith("float32") else "other"]
-        if abs(trial.fitness) > limit:
-            raise NumericalError(
-                f"The all-dense profile scores {trial.fitness:.2e} {self.study.fitness} against the dense model; "
-                f"at most {limit:.0e} is rounding.",
-                "Stitching changes this model, so no search on it can be trusted: try --dtype float32, and report the model.",
-            )
-
-    def _small_slice(self) -> Slice:
-        """The first documents of the search set, at least SMALL_TOKENS of them where there are so many."""
-        tokens, documents, taken = self.bench.tokens("search"), [], 0
-        for index, ids in enumerate(tokens.documents):
-            if taken >= SMALL_TOKENS:
-                break
-            documents.append((index, len(ids)))
-            taken += len(ids)
-        return Slice(tokens.digest, tuple(documents))
+        Else stitching or the fitness is broken, and a search would be nonsense.
+        """
+        slice_ = self.bench.texts.first("search", SMALL_TOKENS)
+        limit = ZERO_LIMIT["float32" if str(self.bench.dtype) == "torch.float32" else "other"]
+        for name in dict.fromkeys(("kl", self.study.fitness)):
+            if not self.bench.registry.get("fitness", name).zero_when_dense:
+                continue
+            trial = self.bench.measure_after(uniform, self.dense, slice_, name, "search")
+            if abs(trial.fitness) > limit:
+                raise NumericalError(
+                    f"The all-dense profile scores {trial.fitness:.2e} {name} against the dense model; at most {limit:.0e} is rounding.",
+                    "Stitching changes this model, so no search on it can be trusted: try --dtype float32, and report the model.",
+                )
 
     def _drive(
-        self, name: str, options: Mapping[str, Any], stops: Stops, starts: tuple[Genotype, ...] = (), uniform: Profile | None = None
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        stops: Stops,
+        starts: tuple[Genotype, ...] = (),
+        uniform: Profile | None = None,
+        rival: bool = False,
     ) -> Outcome:
         """Drive a searcher; every question and its trials become steps of the study's trajectory."""
-        searcher = self._searcher(name, options, self.bench.errors, starts)
+        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self.bench.errors, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
-        track = name if uniform is not None or stops.tokens is None else f"{name}@{stops.tokens}"
+        track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else name
         ordinal = 0
 
         def measure(ask: Ask) -> Sequence[Trial]:
@@ -329,7 +323,10 @@ class _Execution:
             ordinal += 1
             return trials
 
-        return drive(searcher, measure, stops, self.clock, self._narrator(name, options, stops, uniform))
+        outcome = drive(searcher, measure, stops, self.clock, self._narrator(name, options, stops, uniform))
+        if searcher.remark:
+            self.remarks[name] = searcher.remark
+        return outcome
 
     def _narrator(self, name: str, options: Mapping[str, Any], stops: Stops, uniform: Profile | None) -> Callable[[Event], None]:
         """Tell the listener how the search goes. Every few generations the incumbent is compared with uniform on one small slice.
@@ -341,7 +338,8 @@ class _Execution:
         def tell(event: Event) -> None:
             at = event.totals.generation
             if uniform is not None and event.incumbent != shown["profile"] and at - shown["generation"] >= WATCH_GENERATIONS:
-                pair = self.bench.measure([event.incumbent, uniform], self._small_slice(), self.study.fitness, "search")
+                small = self.bench.texts.first("search", SMALL_TOKENS)
+                pair = self.bench.measure([event.incumbent, uniform], small, self.study.fitness, "search")
                 shown.update(profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness)
             total = stops.generations or options.get("generations") or 0
             totals = event.totals
@@ -351,9 +349,9 @@ class _Execution:
 
         return tell
 
-    def _compare(self, found: Mapping[str, Profile], spent: Mapping[str, int]) -> tuple[Row, ...]:
+    def _compare(self, found: Mapping[str, Profile], spent: Mapping[str, Totals]) -> tuple[Row, ...]:
         """Measure every profile on all held-out documents: KL and the text's own likelihood."""
-        slice_ = self.bench.whole("heldout")
+        slice_, origins = self.bench.texts.whole("heldout"), self.bench.tokens("heldout").origins
         trials: dict[str, dict[str, Trial]] = {}
         for number, (label, profile) in enumerate(found.items()):
             self.bench.listen(Progress("heldout", label, number, len(found)))
@@ -364,20 +362,16 @@ class _Execution:
             kl, nll, mine = (trials[label][name] for name in ("kl", "perplexity", self.study.fitness))
             against = None
             if "uniform" in found and label not in ("uniform", "dense"):
-                against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed)
-            intervals = (interval(kl.values, kl.weights), interval(nll.values, nll.weights))
-            rows.append(Row(label, profile, kl.cost, self.space.bits(kl.cost), *intervals, against, spent.get(label, 0)))
+                against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed, origins)
+            kl_interval, nll_interval = (interval(trial.values, trial.weights, groups=origins) for trial in (kl, nll))
+            took = spent.get(label, Totals())
+            size = (kl.cost, self.space.bits(kl.cost))
+            rows.append(Row(label, profile, *size, kl_interval, nll_interval, against, took.evaluations, took.tokens))
         return tuple(rows)
-
-    def _with_speed(self, rows: tuple[Row, ...], labels: Sequence[str]) -> tuple[Row, ...]:
-        """Prefill and decode speed of the named profiles with real kernels; measured in turns, once, then read from the store."""
-        chosen = {row.label: row.profile for row in rows if row.label in labels}
-        speeds = self.bench.speeds(chosen)
-        return tuple(replace(row, speed=speeds[row.label]) if row.label in speeds else row for row in rows)
 
     def _keep(self, rows: Sequence[Row], winner: str) -> None:
         """Label the profiles of the comparison in the store."""
-        slice_ = self.bench.whole("heldout")
+        slice_ = self.bench.texts.whole("heldout")
         for row in rows:
             stored = self.bench.stored(row.profile, slice_, "kl")
             role = "winner" if row.label == winner else "reference" if row.label == "dense" else "baseline"
@@ -385,11 +379,22 @@ class _Execution:
                 "slice": slice_.digest,
                 "kl": asdict(row.kl),
                 "nll": asdict(row.nll),
+                "search_evaluations": row.search_evaluations,
                 "search_tokens": row.search_tokens,
             }
             if row.against_uniform is not None:
                 details["against_uniform"] = asdict(row.against_uniform)
             self.bench.store.put_result(self.study_id, row.label, stored.profile_id, role=role, details=details, run_id=self.bench.run_id)
+
+
+def facts(plan: Plan) -> str:
+    """One line on what will be searched: sites, coverage, budgets."""
+    linear = sum(site.kind == "linear" for site in plan.space.sites)
+    missed = [role for role, _ in missed_roles(plan.space)]
+    without = f" (no level to choose at: {', '.join(missed[:6])})" if missed else ""
+    limits = ", ".join(f"{budget.text} = at most {budget.limit:,} {budget.field}" for budget in plan.budgets)
+    reach = f"{plan.coverage:.1%} of the parameters outside embeddings and head{without}"
+    return f"{plan.ref.name}: {linear} linear sites, {reach}; budget {limits}"
 
 
 def last_stops(store: Store, study_id: int) -> dict[str, Any]:
@@ -420,7 +425,7 @@ def open_profile(
     found = store.find_study(results[-1].study)
     study = Study.make({"name": found.name, **found.definition}, f"stored study {found.name}")
     registry = Registry.load()
-    bench = Workbench(make_plan(study, registry, home), registry, store, home, listen, device, dtype)
+    bench = Workbench(with_weights(make_plan(study, registry, home), home), registry, store, home, listen, device, dtype)
     if bench.model_digest != row.model_digest:
         raise UsageError(
             f"Study {found.name} ran on weights {row.model_digest[:12]}, but {bench.plan.ref.name} now has {bench.model_digest[:12]}.",

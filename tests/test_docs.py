@@ -272,11 +272,11 @@ def test_dotted_names_in_the_pages_exist() -> None:
 
 
 def test_results_readme_names_every_key_the_tool_writes() -> None:
-    """The keys of `comparison_json` and of its rows, by the syntax of the function that writes them."""
-    source = ast.parse(page(ROOT / "evopress" / "report" / "comparison.py"))
+    """The keys of `result_json` and of its rows, by the syntax of the function that writes them."""
+    source = ast.parse(page(ROOT / "evopress" / "report" / "result.py"))
     written = {}
     for node in source.body:
-        if isinstance(node, ast.FunctionDef) and node.name in ("comparison_json", "_row_json"):
+        if isinstance(node, ast.FunctionDef) and node.name in ("result_json", "_row"):
             dictionaries = [part for part in ast.walk(node) if isinstance(part, ast.Dict)]
             largest = max(dictionaries, key=lambda part: len(part.keys))
             keys = {key.value for key in largest.keys if isinstance(key, ast.Constant)}
@@ -289,9 +289,9 @@ def test_results_readme_names_every_key_the_tool_writes() -> None:
     assert len(written) == 2
     text = page(ROOT / "results" / "README.md")
     top, row = text.split("A row:")
-    for key in written["comparison_json"]:
+    for key in written["result_json"]:
         assert f"`{key}`" in top, f"results/README.md does not explain {key}"
-    for key in written["_row_json"]:
+    for key in written["_row"]:
         assert f"`{key}`" in row, f"results/README.md does not explain {key} of a row"
 
 

@@ -18,6 +18,7 @@ from evopress.api.errors import NotFound, UsageError, unknown
 from evopress.api.level import show
 
 _STOPS = frozenset({"stop_generations", "stop_tokens", "stop_seconds"})
+_CHECKS = frozenset({"least_coverage"})
 DEFAULT_STOP_TOKENS = 500_000
 """Token-forwards of a search whose study names no stop at all."""
 Tokens = Annotated[int, Field(ge=2)]
@@ -26,7 +27,7 @@ Tokens = Annotated[int, Field(ge=2)]
 class Study(BaseModel):
     """One experiment: a model, its text, the methods, the budgets and the searcher.
 
-    The name and the stops are not part of the identity: the same study may be run longer, and continues where it was.
+    The name, the stops and least_coverage are not part of the identity: the same study may be run longer, and continues where it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -51,14 +52,17 @@ class Study(BaseModel):
     calibration_tokens: Annotated[Tokens, Field(description="tokens that methods calibrate on")] = 32_768
     search_tokens: Annotated[Tokens, Field(description="tokens that searchers draw from")] = 32_768
     heldout_tokens: Annotated[Tokens, Field(description="tokens that judge the result")] = 24_576
+    least_coverage: Annotated[
+        float, Field(ge=0, le=1, description="share of the parameters outside embeddings and head that the methods must reach")
+    ] = 0.5
     stop_generations: Annotated[int | None, Field(ge=1, description="stop after so many generations")] = None
     stop_tokens: Annotated[int | None, Field(ge=1, description="stop after so many token-forwards; 500,000 where no stop is given")] = None
     stop_seconds: Annotated[float | None, Field(gt=0, description="stop after so many seconds of measuring")] = None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The part that defines the study: everything but its name and stops, as JSON values."""
-        return self.model_dump(mode="json", exclude={"name", *_STOPS})
+        """The part that defines the study: everything but its name, stops and checks, as JSON values."""
+        return self.model_dump(mode="json", exclude={"name", *_STOPS, *_CHECKS})
 
     @property
     def stops(self) -> dict[str, float]:

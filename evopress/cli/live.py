@@ -19,8 +19,8 @@ def line(event: Progress) -> str:
     if event.phase != "search":
         return text + (f" ({event.done}/{event.total})" if event.total else "")
     text += f" generation {event.done}" + (f"/{event.total}" if event.total else "")
-    if event.best is not None:
-        text += f" · best {event.best:.4f}"
+    if event.watch is not None:
+        text += f" · watch {event.watch:.4f}"
     if event.gain is not None:
         text += f" · gain over uniform {event.gain:+.4f}"
     rate = event.evaluations / event.seconds if event.seconds else 0.0

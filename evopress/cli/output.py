@@ -24,6 +24,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def at_terminal() -> bool:
+    """Is a person there who can answer a question?"""
+    return sys.stdin.isatty()
+
+
 def print_json(document: Any) -> None:
     """The answer as JSON."""
     print(json.dumps(document, indent=2, default=str))

@@ -1,7 +1,8 @@
-"""`evopress search`: start, resume, status, list. Parses, calls `evopress.run`, prints."""
+"""`evopress search`: start, resume, status, list, delete. Parses, calls `evopress.run`, prints."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import NotFound, QualityGateFailed, StorageError, UsageError
+from evopress.api.errors import EvopressError, NotFound, QualityGateFailed, Stopped, StorageError, UsageError
 from evopress.cli.options import (
     Device,
     Dtype,
@@ -25,10 +26,12 @@ from evopress.cli.options import (
     Storage,
     StudyName,
 )
-from evopress.cli.output import error_document, print_json, print_table, say, storage_url
+from evopress.cli.output import at_terminal, error_document, print_json, print_table, say, storage_url
 from evopress.home import home
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evopress.api.study import Study
     from evopress.store.rows import StudyRow
 
@@ -126,12 +129,13 @@ def status(name: StudyName, storage: Storage = None, as_json: Json = False) -> N
     if as_json:
         print_json(about)
         return
-    print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {about['trials']:,} trials in {about['runs']} run(s)")
+    print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {about['runs']} run(s)")
+    print(f"  {about['search_trials']:,} different trials asked for by its searchers; those of the final comparison are not among them")
     if about["last_error"]:
         print(f"  last error: {about['last_error']}")
     for track in about["tracks"]:
         print(f"  {track['searcher']}: generation {track['generation']}, {track['evaluations']:,} evaluations, {track['tokens']:,} tokens, "
-              f"best {track['best']:.4f}")  # fmt: skip
+              f"best of its last question {track['last_best']:.4f} on {track['last_tokens']:,} tokens")  # fmt: skip
     print_table(
         ("label", "profile", "bytes", "bits"),
         [(r["label"], r["profile"][:12], f"{r['bytes']:,}", f"{r['bits']:.3f}") for r in about["results"]],
@@ -148,17 +152,49 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
         studies = store.studies()
     if as_json:
         about = [
-            {"name": s.name, "digest": s.digest, "runs": s.runs, "trials": s.trials, "state": s.state, **s.definition} for s in studies
+            {"name": s.name, "digest": s.digest, "runs": s.runs, "search_trials": s.trials, "state": s.state, **s.definition}
+            for s in studies
         ]
         print_json(about)
         return
     rows = [
         (s.name, s.definition.get("model") or "demo model", ", ".join(s.definition["budgets"]), s.trials, s.runs, s.state) for s in studies
     ]
-    print_table(("study", "model", "budgets", "trials", "runs", "state"), rows, empty="no studies yet: evopress search start")
+    print_table(("study", "model", "budgets", "search trials", "runs", "state"), rows, empty="no studies yet: evopress search start")
 
 
 app.command("ls", hidden=True)(list_)
+
+
+@app.command()
+def delete(
+    name: StudyName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even where a run is marked as going on, if it is of another machine.")] = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a study with its runs, trajectory and results. What it measured stays in the store, and so does the bank."""
+    from evopress.store import Store
+
+    with Store.open(storage_url(storage), create=False) as store:
+        found = store.find_study(name)
+        if not yes:
+            _ask(f"Delete study {name!r} with {found.runs} run(s) and {len(store.results(found.id))} result(s)?", as_json)
+        store.delete_study(name, force=force)
+    if as_json:
+        print_json({"deleted": name, "digest": found.digest, "runs": found.runs, "search_trials": found.trials})
+    else:
+        print(f"deleted study {name}; its {found.trials:,} search trials and all other measurements stay in the store")
+
+
+def _ask(question: str, as_json: bool) -> None:
+    """Let a person say yes at the terminal. Raises UsageError where nobody can be asked, and Exit for a no."""
+    if as_json or not at_terminal():
+        raise UsageError(f"{question} Nobody is there to say yes.", "Say it with --yes.")
+    if not typer.confirm(question, err=True):
+        say("nothing was deleted")
+        raise typer.Exit(1)
 
 
 def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, str]]:
@@ -171,11 +207,16 @@ def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, st
 
 
 def _dry_run(study: Study, as_json: bool) -> None:
+    from evopress.events import silent
     from evopress.hooks.registry import Registry
     from evopress.plan import make_plan
+    from evopress.rehearsal import rehearse
     from evopress.report.dry_run import dry_run_json, dry_run_text, matmul_flops
+    from evopress.texts import Texts
 
-    plan = make_plan(study, Registry.load(), home(), weights=False)
+    registry = Registry.load()
+    plan = make_plan(study, registry, home())
+    rehearse(plan, registry, Texts(plan, silent))
     if as_json:
         print_json(dry_run_json(plan, matmul_flops(time.perf_counter)))
     else:
@@ -205,7 +246,7 @@ def _execute(
         raise NotFound(f"The folder of --result {result} does not exist.", "Create it first.")
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
     command = shlex.join(["evopress", *sys.argv[1:]])
-    with listening(study.name) as listen:
+    with listening(study.name) as listen, _leaving_no_stub(study, url):
         run = execute(study, url, home(), None, listen, device or "cpu", dtype or "auto", quota, not no_speed, command)
     say(f"store: {run.storage}")
     if result is not None:
@@ -229,3 +270,21 @@ def _execute(
         raise typer.Exit(failed.exit_code) from failed
     if as_json:
         print_json(result_json(run))
+
+
+@contextlib.contextmanager
+def _leaving_no_stub(study: Study, url: str) -> Iterator[None]:
+    """Where a start fails before its searchers measured anything, on a typo say, leave no study behind that only the tool has named."""
+    from evopress.store import Store
+
+    try:
+        yield
+    except Stopped:  # it can be resumed
+        raise
+    except Exception:
+        if study.is_named_by_digest:
+            with contextlib.suppress(EvopressError), Store.open(url, create=False) as store:
+                row = store.find_study(study.name)
+                if not row.trials and all(run.state == "failed" for run in store.runs(row.id)):
+                    store.delete_study(study.name)
+        raise

@@ -122,15 +122,18 @@ def ratio(numerator: Timing, denominator: Timing) -> Timing:
     return Timing.of([a / b for a, b in zip(numerator.samples, denominator.samples, strict=True)])
 
 
-def fingerprint() -> dict[str, Any]:
-    """Hardware and versions that a time depends on: processor, its features, cores, threads, torch and Python. JSON-ready."""
+def fingerprint(device: str = "cpu") -> dict[str, Any]:
+    """Hardware and versions that a time depends on: processor, its features, cores, threads, GPU, libraries and Python. JSON-ready."""
+    from importlib.metadata import version
+
     import torch
 
     cpu = _cpuinfo()
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     affinity = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
-        "device": "cpu",
+        "device": device,
+        **({"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}),
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
         "machine": platform.machine(),
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
@@ -139,6 +142,7 @@ def fingerprint() -> dict[str, Any]:
         "usable_cores": affinity,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": version("transformers"),
         "python": platform.python_version(),
         "system": platform.system(),
     }

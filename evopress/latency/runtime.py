@@ -245,12 +245,20 @@ def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = ti
     with torch.no_grad():
         begin = clock()
         next_B1 = model(prompt_BP, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
+        _wait(next_B1)
         middle = clock()
         for _ in range(tokens):
             out.append(next_B1)
             next_B1 = model(next_B1, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
+        _wait(next_B1)
         end = clock()
     return torch.cat(out, dim=1), middle - begin, end - middle
+
+
+def _wait(result: Tensor) -> None:
+    """Until the device has computed it: a GPU answers before it is done."""
+    if result.device.type == "cuda":
+        torch.cuda.synchronize(result.device)
 
 
 def _pass(model: nn.Module, prompt_tokens: int, decode_tokens: int, batch: int, clock: Clock) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from evopress.api import DENSE, DROP
 from evopress.api.budget import interval
-from evopress.plan import Plan
+from evopress.plan import Plan, missed_roles
 
 SHARE_OF_MATMUL = 0.25
 """A scored forward pass runs at about this share of a bare matrix product's speed (measured on the demo model: 1.7k tokens/s)."""
@@ -50,8 +50,9 @@ def dry_run_json(plan: Plan, flops: float) -> dict[str, Any]:
         "parameters": sitemap.total_params,
         "sites": dict(Counter(site.kind for site in sitemap.sites)),
         "genes": sum(len(space.choices(gene)) > 1 for gene in range(len(space.genes))),
-        "coverage": sitemap.coverage,
-        "coverage_total": sitemap.coverage_total,
+        "coverage": plan.coverage,
+        "coverage_total": plan.coverage_total,
+        "without_level": [{"role": role, "parameters": params} for role, params in missed_roles(space)],
         "missed": [{"module": name, "parameters": params} for name, params in sitemap.missed[:5]],
         "dense_bytes": space.dense.bytes,
         "budgets": [
@@ -89,6 +90,11 @@ def dry_run_text(plan: Plan, flops: float) -> str:
         f"sites       {sites}; {about['genes']} of them free to choose",
         f"coverage    {about['coverage']:.1%} of the parameters outside embeddings and head, {about['coverage_total']:.1%} of all",
     ]
+    if about["without_level"]:
+        shown = ", ".join(f"{missed['role']} ({missed['parameters']:,})" for missed in about["without_level"])
+        lines.append(f"  no level  {shown}")
+    if plan.sitemap.input_error:
+        lines.append(f"  note      it is not known which sites share an input, so each is calibrated by itself: {plan.sitemap.input_error}")
     for budget in about["budgets"]:
         share = f"{budget['share_of_dense']:.1%} of dense"
         lines.append(f"budget      {budget['text']}: at most {budget['limit']:,} {budget['field']} ({share})")

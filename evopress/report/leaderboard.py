@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import NotFound, UsageError
+from evopress.report.comparison import HEADER, cells, footnotes, title
 
 if TYPE_CHECKING:
     from evopress.store import BoardRow, ReferenceRow
@@ -96,8 +97,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _is_number_column(table: Table, column: int) -> bool:
-    cells = [cell for row in table.rows if (cell := row[column]) is not None]
-    return bool(cells) and all(cell.lstrip("+-")[:1].isdigit() for cell in cells) and table.header[column] != "profile"
+    found = [cell for row in table.rows if (cell := row[column]) not in (None, "-")]
+    return bool(found) and all(cell.lstrip("+-")[:1].isdigit() for cell in found) and table.header[column] != "profile"
 
 
 def board_markdown(rows: Sequence[BoardRow], metric: str, reported: Sequence[ReferenceRow] = ()) -> str:
@@ -150,67 +151,20 @@ def _section(path: Path, document: Mapping[str, Any]) -> str:
 
 
 def _section_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
-    study, machine, rows = document["study"], document["environment"], document["rows"]
-    budgets = ", ".join(f"{budget['text']} ({budget['limit']:,} {budget['field']})" for budget in document["budgets"])
-    heading = f"## {study['name']}: {document['model']} at {budgets}"
-    lines = [heading, "", markdown(_result_table(rows, document["winner"])), "", _verdict(rows, document["winner"]), ""]
-    kernels = {row["label"]: row["speed"]["decode"]["kernels"] for row in rows if "decode" in row["speed"]}
-    lines += [f"- kernels, {label}: {used}" for label, used in kernels.items()]
-    search = document["search"]
+    study, winner = document["study"], document["winner"]
+    rows = [cells(row) for row in document["rows"]]
+    bold = tuple((f"**{row[0]}**" if row[0] == winner else row[0], *row[1:]) for row in rows)
+    lines = [f"## {study['name']}: {title(document)}", "", markdown(Table(HEADER, bold)), ""]
+    lines += [f"- {note}" for note in footnotes(document)]
+    seconds = [execution["wall_seconds"] for execution in document["executions"] if execution["wall_seconds"] is not None]
     lines += [
-        f"- search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards, {search['seconds']:,.0f} s of measuring,"
-        f" ended by: {search['reason']}",
         f"- study {study['digest'][:12]}, seed {study['seed']}, methods {', '.join(study['methods'])}, text {study['text']}",
-        f"- commit {document['commit']}, {_machine(machine)}",
+        f"- commit {document['commit']}, {_machine(document['environment'])}",
+        f"- executions: {len(seconds)}, wall time {', '.join(f'{value:,.0f} s' for value in seconds)}",
         f"- source: [{path.name}]({path.name})",
         "",
     ]
     return lines
-
-
-def _result_table(rows: Sequence[Mapping[str, Any]], winner: str) -> Table:
-    header = (
-        "profile",
-        "bytes",
-        "bits",
-        "KL (nats/token)",
-        "perplexity",
-        "against uniform",
-        "prefill tok/s",
-        "decode tok/s",
-        "search tokens",
-    )
-    cells = []
-    for row in rows:
-        label = f"**{row['label']}**" if row["label"] == winner else row["label"]
-        gain = row.get("against_uniform")
-        against = None if gain is None else f"{gain['difference']:+.4f} (p = {gain['p']:.1e})"
-        speeds = tuple(_rate(row["speed"].get(phase)) for phase in ("prefill", "decode"))
-        spent = f"{row['search_tokens']:,}" if row["search_tokens"] else None
-        sizes = (f"{row['bytes']:,}", f"{row['bits']:.3f}")
-        cells.append((label, *sizes, _ranged(row["kl"], 4), _ranged(row["perplexity"], 2), against, *speeds, spent))
-    return Table(header, tuple(cells))
-
-
-def _ranged(found: Mapping[str, float], digits: int) -> str:
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-
-
-def _rate(speed: Mapping[str, Any] | None) -> str | None:
-    if speed is None:
-        return None
-    # The rate is tokens over the median time, so its interval is that of the time, turned round.
-    rate, median = float(speed["tokens_per_second"]), float(speed["median_seconds"])
-    return f"{rate:,.0f} [{rate * median / speed['high_seconds']:,.0f}, {rate * median / speed['low_seconds']:,.0f}]"
-
-
-def _verdict(rows: Sequence[Mapping[str, Any]], winner: str) -> str:
-    gain = next(row for row in rows if row["label"] == winner).get("against_uniform") if any(r["label"] == winner for r in rows) else None
-    if gain is None:
-        return f"Winner: {winner}; there is no uniform profile to compare it with."
-    verb = "beats" if gain["difference"] < 0 and gain["p"] < 0.01 else "does not beat"
-    interval = f"{gain['difference']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-    return f"Winner: {winner} {verb} uniform: {interval} at no more bytes (paired over {gain['n']} documents, p = {gain['p']:.1e})."
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -8,7 +8,10 @@ from evopress.store import StepRow, Store
 
 
 def study_status(store: Store, name: str) -> dict[str, Any]:
-    """Runs, trials, the searchers' tracks and the profiles found, as JSON values. Raises NotFound."""
+    """Runs, the searchers' tracks and the profiles found, as JSON values. Raises NotFound.
+
+    search_trials: different trials the searchers asked for. What the gate, the display and the final comparison measured is not counted.
+    """
     study = store.find_study(name)
     tracks: dict[str, list[StepRow]] = {}
     for step in store.trajectory(study.id):
@@ -18,7 +21,7 @@ def study_status(store: Store, name: str) -> dict[str, Any]:
         "name": study.name,
         "digest": study.digest,
         "state": study.state or "not started",
-        "trials": study.trials,
+        "search_trials": study.trials,
         "runs": study.runs,
         "definition": dict(study.definition),
         "last_error": runs[-1].error if runs else "",
@@ -31,13 +34,15 @@ def study_status(store: Store, name: str) -> dict[str, Any]:
 
 
 def _track(searcher: str, steps: list[StepRow]) -> dict[str, Any]:
-    # Only the last question's trials share tokens with each other, so "best" is among them: values on other tokens do not compare.
-    last = max(step.ordinal for step in steps)
+    # Only the trials of one question share their tokens, so the best is told of the last one: values on other tokens do not compare.
+    number = max(step.ordinal for step in steps)
+    last = [step for step in steps if step.ordinal == number]
     return {
         "searcher": searcher,
         "generation": max(step.generation for step in steps),
         "evaluations": len(steps),
         "tokens": sum(step.tokens for step in steps),
         "seconds": sum(step.seconds for step in steps),
-        "best": min(step.mean for step in steps if step.ordinal == last),
+        "last_best": min(step.mean for step in last),
+        "last_tokens": last[0].tokens,
     }

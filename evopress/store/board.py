@@ -6,11 +6,11 @@ Functions run inside a transaction of the caller (`evopress.store.store`). Repor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, select
 
 from evopress.api import NumericalError, UsageError, unknown
 from evopress.store.database import insert, plain
@@ -157,12 +157,22 @@ def _measured(conn: Connection, role: Role, slice: str | None) -> dict[int, _Mea
     return found
 
 
-def _latest_speeds(conn: Connection) -> dict[int, dict[str, Row[Any]]]:
-    newest = select(func.max(Latencies.id)).where(Latencies.profile_id.is_not(None)).group_by(Latencies.profile_id, Latencies.phase)
-    found: dict[int, dict[str, Row[Any]]] = defaultdict(dict)
-    for row in conn.execute(select(Latencies.__table__).where(Latencies.id.in_(newest)).order_by(Latencies.id)):
-        found[row.profile_id][row.phase] = row
-    return found
+Speeds = Mapping[int, Mapping[str, Row[Any]]]
+"""Profile -> phase -> its measured time."""
+
+
+def _speeds(conn: Connection) -> list[tuple[int, Speeds]]:
+    """Whole-model times by the run that took them, oldest run first: only times of one run were taken in turns, against drift."""
+    runs: dict[int, dict[int, dict[str, Row[Any]]]] = {}
+    query = select(Latencies.__table__).where(Latencies.profile_id.is_not(None)).order_by(Latencies.id)
+    for row in conn.execute(query):
+        runs.setdefault(row.run_id or 0, {}).setdefault(row.profile_id, {})[row.phase] = row
+    return sorted(runs.items())
+
+
+def _of_one_run(runs: Sequence[tuple[int, Speeds]], profiles: Collection[int]) -> Speeds:
+    """The times of the run that timed most of the profiles; of several, the latest."""
+    return max(runs, key=lambda run: (len(run[1].keys() & set(profiles)), run[0]), default=(0, {}))[1]
 
 
 def _rows(conn: Connection, measured: Mapping[int, _Measured], model: str | None, study: str | None) -> list[BoardRow]:
@@ -170,24 +180,32 @@ def _rows(conn: Connection, measured: Mapping[int, _Measured], model: str | None
     for held in results(conn, None):
         if study is None or held.study == study:
             labels[held.profile_id].append((held.study, held.label, held.role))
-    query = select(Profiles.id, Profiles.digest, Models.name, Profiles.bytes, Profiles.params, Profiles.bits).join(Models)
+    columns = (Profiles.id, Profiles.digest, Profiles.bank, Models.name, Profiles.bytes, Profiles.params, Profiles.bits)
+    query = select(*columns).join(Models)
     if model is not None:
         query = query.where((Models.name == model) | (Models.digest == model))
     wanted = labels.keys() if study is not None else labels.keys() | measured.keys()
-    speeds = _latest_speeds(conn)
+    runs = _speeds(conn)
+    held_by: dict[str | None, set[int]] = defaultdict(set)
+    for profile_id, holders in labels.items():
+        for study_name, _, _ in holders:
+            held_by[study_name].add(profile_id)
+    by_study = {study_name: _of_one_run(runs, profiles) for study_name, profiles in held_by.items()}
     rows = []
     for row in conn.execute(query.order_by(Profiles.id)):
         if row.id not in wanted:
             continue
-        own, speed = measured.get(row.id, _Measured()), speeds.get(row.id, {})
-        rates = {phase: timing.tokens_per_second for phase, timing in speed.items()}
-        last = speed.get("decode") or speed.get("prefill")
+        own = measured.get(row.id, _Measured())
         for study_name, label, kept_as in labels.get(row.id) or [(None, None, None)]:
+            speed = (by_study[study_name] if study_name else _of_one_run(runs, [row.id])).get(row.id, {})
+            rates = {phase: timing.tokens_per_second for phase, timing in speed.items()}
+            last = speed.get("decode") or speed.get("prefill")
             rows.append(
                 BoardRow(
                     *(row.id, row.digest, row.name, study_name, label, kept_as, row.bytes, row.params, row.bits),
                     *(own.values, own.trials, own.slices, max(own.tokens.values(), default=0)),
                     *(rates.get("prefill"), rates.get("decode"), last.kernel if last else None, last.device if last else None),
+                    row.bank,
                 )
             )
     return rows

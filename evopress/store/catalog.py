@@ -105,9 +105,9 @@ def _look_up_levels(conn: Connection, ids: Ids, texts: Sequence[str]) -> None:
             ids.put(number, "level", text)
 
 
-def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost: Cost, bits: float) -> int:
-    """Store a profile of a model with its exact cost; returns its id. A known profile is left as it is."""
-    name = ("profile", str(model), profile.digest)
+def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost: Cost, bits: float, bank: str) -> int:
+    """Store a profile of a model, with variants of a bank, at its exact cost; returns its id. A known profile is left as it is."""
+    name = ("profile", str(model), profile.digest, bank)
     known = ids.get(*name)
     if known is not None:
         return known
@@ -124,7 +124,7 @@ def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost:
         "params": int(cost.params),
         "bits": float(bits),
     }
-    return ids.put(ensure(conn, Profiles, {"model_id": model, "digest": profile.digest}, rest), *name)
+    return ids.put(ensure(conn, Profiles, {"model_id": model, "digest": profile.digest, "bank": bank}, rest), *name)
 
 
 def save_slice(conn: Connection, ids: Ids, slice: Slice) -> int:
@@ -146,8 +146,16 @@ def load_slice(conn: Connection, digest: str) -> Slice:
 
 def save_token_set(conn: Connection, row: TokenSetRow) -> int:
     """Store a token set in its role; returns its id."""
-    rest = {name: getattr(row, name) for name in ("name", "source", "documents", "tokens", "seed", "tokenizer")}
+    rest = {name: getattr(row, name) for name in ("name", "source", "documents", "tokens", "seed", "model")}
+    rest["origins"] = list(row.origins)
     return ensure(conn, TokenSets, {"digest": row.digest, "role": row.role}, rest)
+
+
+def origins(conn: Connection, slice: str) -> list[int] | None:
+    """Number of the source document of each piece of a slice (digest); None where it is not known."""
+    query = select(Slices.documents, TokenSets.origins).join(TokenSets, TokenSets.digest == Slices.token_set).where(Slices.digest == slice)
+    row = conn.execute(query.limit(1)).one_or_none()
+    return [row.origins[index] for index, _ in row.documents] if row is not None and row.origins else None
 
 
 def load_profiles(conn: Connection, profile_ids: Iterable[int]) -> dict[int, ProfileRow]:
@@ -155,28 +163,34 @@ def load_profiles(conn: Connection, profile_ids: Iterable[int]) -> dict[int, Pro
     texts: dict[int, Level] = {number: Level.parse(text) for number, text in conn.execute(select(Levels.id, Levels.text))}
     found: dict[int, ProfileRow] = {}
     columns = (Profiles.id, Models.name, Models.digest.label("model_digest"), Layouts.sites, Profiles.levels)
-    query = select(*columns, Profiles.bytes, Profiles.params, Profiles.bits).join(Models).join(Layouts)
+    query = select(*columns, Profiles.bytes, Profiles.params, Profiles.bits, Profiles.bank).join(Models).join(Layouts)
     for chunk in chunks(sorted(set(profile_ids))):
         for row in conn.execute(query.where(Profiles.id.in_(chunk))):
             levels = tuple((site, texts[number]) for site, number in zip(row.sites, row.levels, strict=True))
-            found[row.id] = ProfileRow(row.id, row.name, row.model_digest, Profile(levels), Cost(row.bytes, row.params), row.bits)
+            cost = Cost(row.bytes, row.params)
+            found[row.id] = ProfileRow(row.id, row.name, row.model_digest, Profile(levels), cost, row.bits, row.bank)
     return found
 
 
 def find_profile(conn: Connection, digest: str, model: str | None) -> ProfileRow:
-    """The profile whose digest starts with `digest`, among those of a model (name or digest) when given. Raises NotFound, UsageError."""
-    start = digest.strip().lower()
-    if len(start) < 4 or not all(letter in "0123456789abcdef" for letter in start):
+    """The profile whose digest starts with `digest`, among those of a model (name or digest) when given. Raises NotFound, UsageError.
+
+    `digest@bank` tells two calibrations of one profile apart.
+    """
+    start, _, bank = digest.strip().lower().partition("@")
+    if len(start) < 4 or not all(letter in "0123456789abcdef" for letter in start + bank):
         raise UsageError(
             f"Profile {digest!r} is not a digest.", "Give its first 4 or more hexadecimal digits; evopress leaderboard lists them."
         )
-    query = select(Profiles.id, Profiles.digest, Models.name).join(Models).where(Profiles.digest.startswith(start)).limit(10)
+    columns = (Profiles.id, Profiles.digest, Profiles.bank, Models.name)
+    query = select(*columns).join(Models).where(Profiles.digest.startswith(start), Profiles.bank.startswith(bank)).limit(10)
     if model is not None:
         query = query.where((Models.name == model) | (Models.digest == model))
     found = conn.execute(query.order_by(Profiles.id)).all()
     if not found:
         raise NotFound(f"No profile {digest!r} in the store.", "evopress leaderboard lists the profiles it holds.")
     if len(found) > 1:
-        listing = ", ".join(f"{row.digest[:16]} of {row.name}" for row in found)
-        raise UsageError(f"Profile {digest!r} is ambiguous: {listing}.", "Give more digits, or the model.")
+        listing = ", ".join(f"{row.digest[:16]}{f'@{row.bank[:8]}' if row.bank else ''} of {row.name}" for row in found)
+        advice = "Give more digits, the model, STUDY/LABEL, or DIGEST@BANK where one profile was calibrated twice."
+        raise UsageError(f"Profile {digest!r} is ambiguous: {listing}.", advice)
     return load_profiles(conn, [found[0].id])[found[0].id]

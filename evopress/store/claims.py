@@ -7,6 +7,7 @@ Called by the store, inside its transactions. Not a queue: the order of work sta
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterable
@@ -91,21 +92,8 @@ def claim(conn: Connection, keys: Iterable[TrialKey], owner: Owner, now: float, 
     """Claim what is neither stored nor being measured. Runs inside a write transaction."""
     wanted = {key.digest: key for key in keys}
     done = _stored(conn, wanted)
-    # Sorted, so that two processes claiming overlapping keys lock rows in the same order and cannot deadlock.
-    open_keys = sorted(wanted.keys() - done)
-    if open_keys:
-        rows = [_row(key, owner, now) for key in open_keys]
-        conn.execute(insert(conn, Claims).on_conflict_do_nothing(index_elements=["key"]), rows)
-    mine: set[str] = set()
-    dead: dict[Owner, bool] = {}  # one look an owner, so that one that dies meanwhile is not half robbed
-    for chunk in chunks(open_keys):
-        for row in conn.execute(select(Claims.__table__).where(Claims.key.in_(chunk))).all():
-            holder = Owner(row.host, row.pid, row.process, row.worker)
-            if holder not in dead:
-                dead[holder] = holder.is_dead()
-            lapsed = dead[holder] or (holder.host != owner.host and now - row.heartbeat > lease_seconds)
-            if holder == owner or (lapsed and _steal(conn, row.key, holder, owner, row.heartbeat, now)):
-                mine.add(row.key)
+    open_keys = wanted.keys() - done
+    mine = _take(conn, open_keys, owner, now, lease_seconds)
     # Between the first look and the insert another owner may have stored its trial and dropped its claim: look again, now that ours stands.
     late = _stored(conn, open_keys)
     for chunk in chunks(sorted(late)):
@@ -117,6 +105,40 @@ def claim(conn: Connection, keys: Iterable[TrialKey], owner: Owner, now: float, 
         tuple(key for digest, key in wanted.items() if digest in done),
         tuple(key for digest, key in wanted.items() if digest not in mine and digest not in done),
     )
+
+
+def hold(conn: Connection, work: str, owner: Owner, now: float, lease_seconds: float) -> bool:
+    """Claim a piece of work that is no trial, by name (building a bank, timing). False while a living owner has it."""
+    return bool(_take(conn, {_work_key(work)}, owner, now, lease_seconds))
+
+
+def let_go(conn: Connection, work: str, owner: Owner) -> None:
+    """Give back what `hold` claimed."""
+    conn.execute(delete(Claims).where(_held_by(owner), Claims.key == _work_key(work)))
+
+
+def _work_key(work: str) -> str:
+    return hashlib.sha256(f"work {work}".encode()).hexdigest()
+
+
+def _take(conn: Connection, open_keys: Iterable[str], owner: Owner, now: float, lease_seconds: float) -> set[str]:
+    """Claim what nobody living holds; returns what is the owner's by then."""
+    # Sorted, so that two processes claiming overlapping keys lock rows in the same order and cannot deadlock.
+    ordered = sorted(open_keys)
+    if ordered:
+        rows = [_row(key, owner, now) for key in ordered]
+        conn.execute(insert(conn, Claims).on_conflict_do_nothing(index_elements=["key"]), rows)
+    mine: set[str] = set()
+    dead: dict[Owner, bool] = {}  # one look an owner, so that one that dies meanwhile is not half robbed
+    for chunk in chunks(ordered):
+        for row in conn.execute(select(Claims.__table__).where(Claims.key.in_(chunk))).all():
+            holder = Owner(row.host, row.pid, row.process, row.worker)
+            if holder not in dead:
+                dead[holder] = holder.is_dead()
+            lapsed = dead[holder] or (holder.host != owner.host and now - row.heartbeat > lease_seconds)
+            if holder == owner or (lapsed and _steal(conn, row.key, holder, owner, row.heartbeat, now)):
+                mine.add(row.key)
+    return mine
 
 
 def release(conn: Connection, owner: Owner, keys: Iterable[TrialKey] | None = None) -> None:

@@ -127,10 +127,25 @@ class Database:
         """Run `work` in a transaction that is committed whole or not at all. Raises StorageError."""
         return self._run(work, write=True)
 
-    def _run(self, work: Callable[[Connection], T], *, write: bool) -> T:
+    def rebuild(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for a change of the schema: SQLite alters a table by copying it, which foreign keys would forbid meanwhile.
+
+        They are checked as a whole before the commit. Raises StorageError.
+        """
+
+        def checked(conn: Connection) -> T:
+            result = work(conn)
+            if self.file is not None and conn.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                raise self._damaged("a row refers to another that does not exist")
+            return result
+
+        return self._run(checked, write=True, foreign_keys=False)
+
+    def _run(self, work: Callable[[Connection], T], *, write: bool, foreign_keys: bool = True) -> T:
         for pause in (*_PAUSES, None):
             try:
-                with self.engine.connect().execution_options(evo_write=write) as conn, conn.begin():
+                options = {"evo_write": write, "evo_foreign_keys": foreign_keys}
+                with self.engine.connect().execution_options(**options) as conn, conn.begin():
                     return work(conn)
             except (DBAPIError, sqlite3.Error) as error:
                 if pause is None or not _is_transient(error):
@@ -236,8 +251,10 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin(conn: Connection) -> None:
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("evo_write") else "BEGIN")
+    options = conn.get_execution_options()
+    # Only outside a transaction does this setting take effect; a connection from the pool may carry the other one.
+    conn.exec_driver_sql(f"PRAGMA foreign_keys = {'ON' if options.get('evo_foreign_keys', True) else 'OFF'}")
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if options.get("evo_write") else "BEGIN")

@@ -63,7 +63,7 @@ def check(key: TrialKey, trial: Trial) -> None:
 
 def put(conn: Connection, ids: catalog.Ids, key: TrialKey, trial: Trial, bits: float, run_id: int | None, now: float) -> StoredTrial:
     """Store a trial unless its key is there already, drop the claim on it, and return what the store holds."""
-    profile_id = catalog.save_profile(conn, ids, catalog.model_id(conn, ids, key.model), trial.profile, trial.cost, bits)
+    profile_id = catalog.save_profile(conn, ids, catalog.model_id(conn, ids, key.model), trial.profile, trial.cost, bits, key.bank)
     row: dict[str, Any] = {
         "key": key.digest,
         "profile_id": profile_id,
@@ -87,7 +87,7 @@ def put(conn: Connection, ids: catalog.Ids, key: TrialKey, trial: Trial, bits: f
         for position, ((document, _), value, weight) in enumerate(zip(trial.slice.documents, scores, weights, strict=True))
     ]
     conn.execute(insert(conn, DocumentValues), rows)
-    return StoredTrial(fresh, profile_id, key, scores, weights, trial.cost, row["mean"], row["seconds"])
+    return StoredTrial(fresh, profile_id, key, scores, weights, trial.cost, row["mean"], row["seconds"], fresh=True)
 
 
 def record_step(

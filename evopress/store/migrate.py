@@ -36,7 +36,7 @@ def upgrade(url: str) -> tuple[str | None, str]:
         before = database.read(current)
         if before is not None and before not in REVISIONS:
             raise _newer(database, before)
-        database.write(migrate)
+        database.rebuild(migrate)
         return before, REVISIONS[-1]
     finally:
         database.close()
@@ -48,7 +48,7 @@ def ensure_current(database: Database, *, create: bool) -> None:
     if found is None:
         if not create:
             raise NotFound(f"There is no store in {database.describe()}.", "Run a search first, or name another store: --storage.")
-        database.write(migrate)
+        database.rebuild(migrate)
         return
     if found not in REVISIONS:
         raise _newer(database, found)

@@ -1,6 +1,6 @@
 """Numbers others reported, read from `reference.toml`. They go into their own table and are never mixed with measured ones.
 
-Called by the report that sets our results beside theirs.
+Called by the run, so that SQL finds them in every store, and by the leaderboard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def reported_rows() -> list[ReferenceRow]:
 
 
 def load_reference(store: Store) -> int:
-    """Put the reported numbers into a store, replacing older ones of the same source; returns how many."""
+    """Put the reported numbers into a store that lacks some, replacing older ones of the same sources; returns how many there are."""
     rows = reported_rows()
-    store.put_reference_rows(rows)
+    if set(rows) - set(store.reference_rows()):
+        store.put_reference_rows(rows)
     return len(rows)

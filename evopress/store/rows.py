@@ -23,8 +23,9 @@ class TrialKey:
     """Identity of a measurement: equal keys mean equal numbers, so it is never taken twice.
 
     model: digest of the dense weights. profile, slice: their digests. fitness: its name, with options if it has any.
-    numerics: everything else that changes the number: type and device of the arithmetic, and the digest of the bank (method versions and
-        calibration), because a level's text alone does not say what it was calibrated on.
+    numerics: everything else that changes the number: type, device and library version of the arithmetic, version of the fitness.
+    bank: digest of what the profile's variants were made with (calibration and method versions), because a level's text alone does not
+        say it; "" for a profile without variants (dense, or with dropped parts only).
     """
 
     model: str
@@ -32,17 +33,21 @@ class TrialKey:
     slice: str
     fitness: str
     numerics: str
+    bank: str = ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the five parts, hexadecimal."""
-        parts = (self.model, self.profile, self.slice, self.fitness, self.numerics)
+        """SHA-256 of the six parts, hexadecimal."""
+        parts = (self.model, self.profile, self.slice, self.fitness, self.numerics, self.bank)
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTrial:
-    """A trial as the store holds it, without the profile and the slice its key names. mean: position-weighted, lower is better."""
+    """A trial as the store holds it, without the profile and the slice its key names.
+
+    mean: position-weighted, lower is better. fresh: stored by the very call that returned it.
+    """
 
     id: int
     profile_id: int
@@ -52,17 +57,21 @@ class StoredTrial:
     cost: Cost
     mean: float
     seconds: float
+    fresh: bool = field(default=False, compare=False)
 
     def trial(self, profile: Profile, slice: Slice) -> Trial:
         """The noun, for a caller that knows profile and slice already. Raises ValueError when they are not those of the key."""
         if (profile.digest, slice.digest) != (self.key.profile, self.key.slice):
             raise ValueError("profile or slice is not the one this trial was measured on")
-        return Trial(profile, slice, self.values, self.weights, self.cost, self.seconds, cached=True)
+        return Trial(profile, slice, self.values, self.weights, self.cost, self.seconds, cached=not self.fresh)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSetRow:
-    """A named token set. role: what it is used for. tokenizer: digest. seed: of its selection."""
+    """A named token set. role: what it is used for. model: digest of the model whose tokenizer made it. seed: of its selection.
+
+    origins: number of the source document of each window; windows of one document are not independent.
+    """
 
     name: str
     role: Role
@@ -71,7 +80,8 @@ class TokenSetRow:
     documents: int
     tokens: int
     seed: int
-    tokenizer: str
+    model: str
+    origins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """A stored profile with its model (name and digest), exact cost and bits a weight."""
+    """A stored profile with its model (name and digest), exact cost, bits a weight and the bank its variants came from."""
 
     id: int
     model: str
@@ -117,6 +127,7 @@ class ProfileRow:
     profile: Profile
     cost: Cost
     bits: float
+    bank: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +235,8 @@ class BoardRow:
     """One line of the leaderboard.
 
     values: fitness name -> mean on the documents of the role, lower is better; trials, slices: where each came from.
-    tokens: scored positions of the fitness with most. prefill, decode: tokens a second when last measured, with `kernel` and `device`.
+    tokens: scored positions of the fitness with most. prefill, decode: tokens a second, with `kernel` and `device`; the rows of one study
+        show times of one run, taken in turns. bank: digest of what the variants were made with.
     study, label: None for a profile that no study holds under a label.
     """
 
@@ -245,6 +257,7 @@ class BoardRow:
     decode: float | None = None
     kernel: str | None = None
     device: str | None = None
+    bank: str = ""
 
     @cached_property
     def columns(self) -> dict[str, float | str | None]:
@@ -258,5 +271,20 @@ def shown_value(fitness: str, value: float) -> float:
     return math.exp(min(value, 700.0)) if fitness == "perplexity" else value
 
 
-COLUMNS = ("profile", "model", "study", "label", "role", "bytes", "params", "bits", "tokens", "prefill", "decode", "kernel", "device")
+COLUMNS = (
+    "profile",
+    "model",
+    "study",
+    "label",
+    "role",
+    "bytes",
+    "params",
+    "bits",
+    "tokens",
+    "prefill",
+    "decode",
+    "kernel",
+    "device",
+    "bank",
+)
 """Columns every leaderboard row has; the names of the measured fitnesses come on top."""

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema revision this program knows, oldest first; the last is the one it reads and writes."""
 VERSION_TABLE = "evo_alembic_version"
 NAMING = {
@@ -81,13 +81,17 @@ class Layouts(Base):
 
 
 class Profiles(Base):
-    """A profile of one model. levels: JSON list of level ids, one a site of the layout. Cost is of the whole model."""
+    """A profile of one model, made real by one bank. levels: JSON list of level ids, one a site of the layout.
+
+    bank: digest of what its variants were made with; one assignment of levels calibrated twice is two rows. Cost is of the whole model.
+    """
 
     __tablename__ = "evo_profiles"
-    __table_args__ = (UniqueConstraint("model_id", "digest"), Index(None, "digest"))
+    __table_args__ = (UniqueConstraint("model_id", "digest", "bank"), Index(None, "digest"))
     id: Mapped[int] = mapped_column(primary_key=True)
     model_id: Mapped[int] = mapped_column(ForeignKey("evo_models.id"))
     digest: Mapped[str] = mapped_column(String(64))
+    bank: Mapped[str] = mapped_column(String(64), server_default="")
     layout_id: Mapped[int] = mapped_column(ForeignKey("evo_layouts.id"))
     levels: Mapped[list[Any]]
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -96,7 +100,10 @@ class Profiles(Base):
 
 
 class TokenSets(Base):
-    """A digested token set in one role (calibration, search, heldout)."""
+    """A digested token set in one role (calibration, search, heldout).
+
+    model: digest of the model whose tokenizer made it. origins: number of the source document of each window.
+    """
 
     __tablename__ = "evo_token_sets"
     __table_args__ = (UniqueConstraint("digest", "role"),)
@@ -108,7 +115,8 @@ class TokenSets(Base):
     documents: Mapped[int]
     tokens: Mapped[int] = mapped_column(BigInteger)
     seed: Mapped[int] = mapped_column(BigInteger)
-    tokenizer: Mapped[str]
+    model: Mapped[str]
+    origins: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class Slices(Base):

@@ -40,6 +40,8 @@ from evopress.store.rows import (
 from evopress.store.schema import BankEntries, Levels, ReferenceRows
 
 T = TypeVar("T")
+POLL_SECONDS = 0.2
+"""Pause between two looks at work that somebody else is doing."""
 
 
 class Store:
@@ -101,9 +103,9 @@ class Store:
         """Store a token set in its role; returns its id."""
         return self.database.write(lambda conn: catalog.save_token_set(conn, row))
 
-    def save_profile(self, model_id: int, profile: Profile, cost: Cost, bits: float) -> int:
-        """Store a profile with the exact cost of the whole model; returns its id."""
-        return self._with_ids(lambda conn, ids: catalog.save_profile(conn, ids, model_id, profile, cost, bits))
+    def save_profile(self, model_id: int, profile: Profile, cost: Cost, bits: float, bank: str = "") -> int:
+        """Store a profile with the exact cost of the whole model; returns its id. bank: as in `TrialKey`."""
+        return self._with_ids(lambda conn, ids: catalog.save_profile(conn, ids, model_id, profile, cost, bits, bank))
 
     def find_profile(self, digest: str, model: str | None = None) -> ProfileRow:
         """The profile whose digest starts so. Raises NotFound, and UsageError when several do."""
@@ -116,6 +118,10 @@ class Store:
     def slice(self, digest: str) -> Slice:
         """A slice that was measured on. Raises NotFound."""
         return self.database.read(lambda conn: catalog.load_slice(conn, digest))
+
+    def origins(self, slice: str) -> list[int] | None:
+        """Number of the source document of each piece of a slice (digest), for tests over independent documents; None where unknown."""
+        return self.database.read(lambda conn: catalog.origins(conn, slice))
 
     # -- studies and runs ----------------------------------------------------------------------------------------------
 
@@ -208,6 +214,21 @@ class Store:
         """Give claims back without a measurement: these keys, or all of the owner."""
         wanted = None if keys is None else list(keys)
         self.database.write(lambda conn: claims.release(conn, owner, wanted))
+
+    @contextmanager
+    def holding(
+        self, work: str, owner: Owner, *, sleep: Callable[[float], None] = time.sleep, lease_seconds: float = LEASE_SECONDS
+    ) -> Iterator[None]:
+        """Do a piece of work that only one owner may do at a time, known by its name; waits while a living owner does it.
+
+        Whoever comes second finds the work done: look again before doing it. A dead owner's claim is taken over.
+        """
+        while not self.database.write(lambda conn: claims.hold(conn, work, owner, self._clock(), lease_seconds)):
+            sleep(POLL_SECONDS)
+        try:
+            yield
+        finally:
+            self.database.write(lambda conn: claims.let_go(conn, work, owner))
 
     def heartbeat(self, owner: Owner) -> None:
         """Tell other hosts that the owner lives."""
@@ -334,7 +355,8 @@ class Store:
 
         def work(conn: Connection) -> None:
             conn.execute(delete(ReferenceRows).where(ReferenceRows.source.in_({row.source for row in rows})))
-            conn.execute(insert(conn, ReferenceRows), [{name: getattr(row, name) for name in names} for row in rows])
+            new = [{name: getattr(row, name) for name in names} for row in rows]
+            conn.execute(insert(conn, ReferenceRows).on_conflict_do_nothing(), new)  # another process may put the same ones now
 
         if rows:
             self.database.write(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def commands() -> dict[str, Any]:
 
 def test_the_promised_commands_exist() -> None:
     promised = [
-        "search",
+        *(f"search {verb}" for verb in ("start", "resume", "status", "list", "delete")),
         "leaderboard",
         "profile show",
         "profile evaluate",
@@ -69,6 +70,16 @@ def test_the_promised_commands_exist() -> None:
         "db check",
     ]
     assert {f"evopress {name}" for name in promised} <= set(commands())
+
+
+def test_the_readme_names_every_command() -> None:
+    """`evopress db path | upgrade` names two."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    text = re.sub(
+        r"(evopress(?: [a-z]+)*) ([a-z]+)((?: \| [a-z]+)+)", lambda m: "\n".join(f"{m[1]} {w}" for w in f"{m[2]}{m[3]}".split(" | ")), text
+    )
+    visible = [name for name, found in commands().items() if not found.hidden and not hasattr(found, "commands")]
+    assert not [name for name in visible if not re.search(rf"{name}\b", text)]
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict, deque
 from pathlib import Path
 from types import TracebackType
@@ -109,16 +110,18 @@ def _serve() -> None:
 def _child(request: Report, report: Any) -> int:
     """Run a study, and return the exit code.
 
-    Either study (its keys), storage, home and speed; or argv (arguments of the console script), home and out, a file for its output.
+    Either study (its keys), storage, home and speed; or argv (arguments of the console script), home, out (a file
+    for its output) and hold, see `_listener`.
     """
     from dataclasses import asdict
 
+    import evopress.speed
     import evopress.workbench
     from evopress.api import EvopressError
     from evopress.api.study import Study
     from evopress.run import execute
 
-    evopress.workbench.SPEED_REPEATS = 1
+    evopress.speed.REPEATS = 1
     take = evopress.workbench.Workbench._take
 
     def told(bench: Any, profile: Any, slice_: Any, fitness: str, role: Any) -> Any:
@@ -128,7 +131,7 @@ def _child(request: Report, report: Any) -> int:
 
     evopress.workbench.Workbench._take = told  # type: ignore[method-assign]
     if "argv" in request:
-        return _command(request, lambda event: report(event=asdict(event)))
+        return _command(request, _listener(request, lambda event: report(event=asdict(event))))
     try:
         execute(
             Study.make(request["study"]), request["storage"], Path(request["home"]), listen=lambda event: report(event=asdict(event)),
@@ -138,6 +141,19 @@ def _child(request: Report, report: Any) -> int:
         report(error=str(error))
         return error.exit_code
     return 0
+
+
+def _listener(request: Report, listen: Any) -> Any:
+    """The listener; with `hold` it stops at the so-many-th event of the search, so that a signal meets a run that is not finished."""
+    left = [request.get("hold", 0)]
+
+    def told(event: Any) -> None:
+        listen(event)
+        left[0] -= event.phase == "search"
+        if left[0] == 0 and event.phase == "search":
+            time.sleep(60)
+
+    return told
 
 
 def _command(request: Report, listen: Any) -> int:

@@ -123,7 +123,7 @@ def test_a_signal_checkpoints_and_the_same_study_goes_on(
     tiny: Tiny, whole: Whole, forks: Forks, tmp_path: Path, number: int, code: int, state: str, advice: str
 ) -> None:
     home, out = tmp_path / "home", tmp_path / "out.txt"
-    pid = forks.start(argv=["search", "start", *tiny_study.arguments(tiny)], home=str(home), out=str(out))
+    pid = forks.start(argv=["search", "start", *tiny_study.arguments(tiny)], home=str(home), out=str(out), hold=9)
     left = 9
     while left:
         left -= forks.report(pid).get("event", {}).get("phase") == "search"

@@ -19,7 +19,7 @@ from evopress.api.formats import decode
 from evopress.fitness import KL, Perplexity
 from evopress.models.load import load
 from evopress.models.stitch import Stitcher
-from evopress.report.comparison import comparison_text
+from evopress.models.weights import Slot
 from evopress.report.statistics import Paired, paired
 from evopress.run import Run
 from evopress.store import Store
@@ -145,17 +145,19 @@ def test_b5_calibration_tokens_are_tokens(tiny: Tiny, tmp_path: Path, monkeypatc
 # Gates ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_stitch_is_found_before_the_search(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_profile = Stitcher.set
+@pytest.mark.parametrize("fitness", ["kl", "perplexity"])
+def test_a_broken_stitch_is_found_before_the_search(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitness: str) -> None:
+    put = Stitcher._put
 
-    def broken(self: Stitcher, profile: Profile, decode_: Any) -> None:
-        set_profile(self, profile, decode_)
-        parameter = self._slots["model.layers.1.mlp.down_proj"].parameter
-        parameter.data = parameter.data * 1.05
+    def broken(self: Stitcher, slot: Slot, weight_RC: torch.Tensor | None) -> None:
+        """One matrix keeps its compressed weight when the dense one should come back."""
+        if not (weight_RC is None and slot is self._slots["model.layers.1.mlp.down_proj"]):
+            put(self, slot, weight_RC)
 
-    monkeypatch.setattr(Stitcher, "set", broken)
+    monkeypatch.setattr(Stitcher, "_put", broken)
+    monkeypatch.setattr(Stitcher, "restore", lambda self: self.set(Profile.of(dict.fromkeys(self._sites, DENSE)), pytest.fail))
     with pytest.raises(NumericalError, match=r"The all-dense profile scores .* kl against the dense model; at most 1e-04 is rounding"):
-        tiny_study.run(tiny, tmp_path)
+        tiny_study.run(tiny, tmp_path, fitness=fitness)
     found = tiny_study.contents(tiny_study.url(tmp_path))
     assert not found.steps
     assert len(found.trials) == 1
@@ -204,8 +206,8 @@ def test_without_a_uniform_row_no_gain_can_be_claimed(whole: Whole) -> None:
 def test_the_gate_and_the_verdict_agree(whole: Whole, difference: float, p: float, wins: bool) -> None:
     planted = Paired(difference, difference - 0.05, difference + 0.05, p, 20)
     run = replace(whole.run, rows=tuple(replace(row, against_uniform=planted) for row in whole.run.rows))
-    assert ("evolve beats uniform" in comparison_text(run)) == wins
-    assert ("evolve is not shown to beat uniform" in comparison_text(run)) == (not wins)
+    assert ("evolve beats uniform" in str(run)) == wins
+    assert ("evolve is not shown to beat uniform" in str(run)) == (not wins)
     if wins:
         run.require_gain()
     else:
@@ -220,12 +222,12 @@ def test_a_search_on_a_handful_of_tokens_is_judged_by_held_out_text(tiny: Tiny, 
     for seed in range(3):
         run: Run = tiny_study.run(tiny, tmp_path / str(seed), seed=seed, fitness="perplexity", baselines=("uniform",), **few)
         rows = {row.label: row for row in run.rows}
-        whole_slice = run.best._bench.whole("heldout")
+        whole_slice = run.best._bench.texts.whole("heldout")
         with Store.open(run.storage) as store:
             trials = {label: run.best._bench.stored(row.profile, whole_slice, "perplexity").id for label, row in rows.items()}
             found = store.document_values(trials.values())
         (evolve, weights), (uniform, _) = found[trials["evolve"]], found[trials["uniform"]]
-        again = paired(evolve, uniform, weights, seed)
+        again = paired(evolve, uniform, weights, seed, run.best._bench.tokens("heldout").origins)
         assert run.gain == again
         assert again.n == len(whole_slice.documents) == len(evolve)
         assert again.difference == pytest.approx(rows["evolve"].nll.mean - rows["uniform"].nll.mean)

@@ -35,7 +35,7 @@ def keys(tiny: Tiny, **changed: Any) -> dict[str, Any]:
 
 def test_the_python_front_door(tiny: Tiny, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Progress] = []
-    monkeypatch.setattr("evopress.workbench.SPEED_REPEATS", 1)
+    monkeypatch.setattr("evopress.speed.REPEATS", 1)
     run = evopress.search(
         tiny.model, budget="bits=3.8", methods=["rtn(bits=2..4,group=32)", "drop"], dtype="float32", listen=events.append, **keys(tiny)
     )
@@ -45,9 +45,9 @@ def test_the_python_front_door(tiny: Tiny, home: Path, monkeypatch: pytest.Monke
     for row in run.rows:
         assert f"\n{row.label} " in text
         assert f"<td>{row.label}</td>" in page
-    assert "model · bits=3.8 · 25 held-out documents" in text
+    assert "model at bits=3.8 (98,432 bytes) · 25 held-out documents" in text
     assert page.count("<tr>") == 4
-    assert {event.phase for event in events} == {"text", "model", "bank", "search", "heldout", "speed"}
+    assert {event.phase for event in events} == {"plan", "text", "model", "bank", "search", "heldout", "speed"}
 
     speeds = {row.label: row.speed for row in run.rows}
     assert {label: set(found) for label, found in speeds.items()} == {
@@ -136,7 +136,7 @@ def test_a_hub_id_is_fetched_and_a_dry_run_fetches_no_weights(
     assert answer.code == 0, answer.err
     assert asked[-1][0] == "org/tiny-llama"
     assert "*.safetensors" in asked[-1][1]
-    assert answer.out.startswith("org/tiny-llama · bits=3.8 · ")
+    assert answer.out.startswith("org/tiny-llama at bits=3.8 (98,432 bytes) · ")
 
 
 def test_json_is_one_document_and_result_the_same(tiny: Tiny, whole: Whole, home: Path, tmp_path: Path, evopress_command: Command) -> None:
@@ -230,11 +230,11 @@ def test_ctrl_c_in_python_is_told_and_resumes(tiny: Tiny, whole: Whole, tmp_path
 def test_two_processes_agree_on_the_type_that_was_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(device: str, clock: Any) -> torch.dtype:
         """Meanwhile another process measures the other way and finishes first."""
-        monkeypatch.setattr("evopress.workbench.pick_dtype", lambda *_: torch.bfloat16)
+        monkeypatch.setattr("evopress.precision.pick_dtype", lambda *_: torch.bfloat16)
         assert remembered_dtype(tmp_path, device, clock) == torch.bfloat16
         return torch.float32
 
-    monkeypatch.setattr("evopress.workbench.pick_dtype", slow)
+    monkeypatch.setattr("evopress.precision.pick_dtype", slow)
     assert remembered_dtype(tmp_path, "cpu", lambda: 0.0) == torch.bfloat16
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
     assert pick_dtype("cpu", lambda: 0.0) == torch.float32
@@ -242,7 +242,7 @@ def test_two_processes_agree_on_the_type_that_was_measured_first(tmp_path: Path,
 
 def test_a_line_of_progress() -> None:
     event = Progress("search", "evolve", 7, 20, 0.5, 0.25, 30, 4000, 10.0, 130.0, 0)
-    line = "search: evolve generation 7/20 · best 0.5000 · gain over uniform +0.2500 · 30 evaluations (3.0/s) · 4,000 tokens · ETA 2m10s"
+    line = "search: evolve generation 7/20 · watch 0.5000 · gain over uniform +0.2500 · 30 evaluations (3.0/s) · 4,000 tokens · ETA 2m10s"
     assert live.line(event) == line
     assert "(3.0/s, 12 from the store)" in live.line(replace(event, cached=12))
     assert live.line(Progress("bank", "layers.0", 3, 9)) == "bank: layers.0 (3/9)"

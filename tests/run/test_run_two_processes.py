@@ -17,11 +17,13 @@ def test_b12_two_processes_build_one_bank_and_share_one_study(
     tiny: Tiny, whole: Whole, forks: Forks, storage_url: str, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    request = {"study": tiny_study.values(tiny), "storage": storage_url, "home": str(home)}
+    request = {"study": tiny_study.values(tiny), "storage": storage_url, "home": str(home), "speed": True}
     Store.open(storage_url).close()
     pids = [forks.start(**request) for _ in range(2)]
     reports = [forks.finish(pid) for pid in pids]
     assert [found[-1] for found in reports] == [{"exit": 0}] * 2
+    built = [report["event"]["text"] for found in reports for report in found if report.get("event", {}).get("phase") == "bank"]
+    assert sorted(built) == sorted(set(built)), "a site was compressed twice"
     taken = [[report["taken"] for report in found if "taken" in report] for found in reports]
     assert all(taken), "one process did everything, so nothing was shared"
     assert sorted(taken[0] + taken[1]) == sorted(whole.contents.trials), "a key was measured twice or never"
@@ -31,6 +33,10 @@ def test_b12_two_processes_build_one_bank_and_share_one_study(
     assert found.claims == 0
     with Store.open(storage_url) as store:
         assert [run.state for run in store.runs(store.find_study("tiny").id)] == ["finished"] * 2
+        timed = [row.run_id for row in store.latencies() if row.profile_id is not None]
+        profiles = {row.profile_id for row in store.results()}
+        assert len(set(timed)) == 1, "both timed, so each was slow"
+        assert len(timed) == 2 * len(profiles), "prefill and decode of every row"
 
     assert variants(home / "bank") == variants(whole.home / "bank")
 

@@ -114,6 +114,36 @@ def test_heartbeating_beats_and_releases(storage_url: str) -> None:
         assert store.claim(KEYS, HERE).claimed == KEYS
 
 
+def test_work_is_done_by_one_owner_at_a_time(store: Store) -> None:
+    begun: list[str] = []
+
+    def meanwhile(_: float) -> None:
+        begun.append("waiting")
+        if len(begun) == 2:
+            first.__exit__(None, None, None)
+
+    first = store.holding("bank", FAR)
+    first.__enter__()
+    with store.holding("timing", HERE, sleep=meanwhile):
+        assert not begun  # other work is nobody's business
+    with store.holding("bank", HERE, sleep=meanwhile):
+        assert begun == ["waiting", "waiting"]
+        assert not store.claim(KEYS[:1], HERE).busy
+    with store.holding("bank", FAR, sleep=meanwhile):
+        assert len(begun) == 2
+
+
+def test_work_of_an_owner_far_away_that_fell_silent_is_taken_over(store: Store, clock: Clock) -> None:
+    silent = store.holding("bank", FAR)
+    silent.__enter__()
+
+    def later(_: float) -> None:
+        clock.now += 50
+
+    with store.holding("bank", HERE, sleep=later, lease_seconds=120):
+        assert clock.now == 1150
+
+
 def test_a_zombie_counts_as_dead() -> None:
     child = os.fork()
     if child == 0:

@@ -42,7 +42,7 @@ def test_the_steps_give_the_declared_tables_and_go_back(storage_url: str) -> Non
     tables = database.read(lambda conn: set(inspect(conn).get_table_names()))
     assert tables == set(Base.metadata.tables) | {VERSION_TABLE}
     assert all(name.startswith("evo_") for name in tables)
-    database.write(lambda conn: migrate.migrate(conn, "base"))
+    database.rebuild(lambda conn: migrate.migrate(conn, "base"))
     assert database.read(lambda conn: inspect(conn).get_table_names()) == [VERSION_TABLE]
     database.close()
     assert revision(storage_url) is None
@@ -71,17 +71,42 @@ def test_a_newer_store_is_left_alone(storage_url: str) -> None:
     for attempt in (lambda: Store.open(storage_url), lambda: upgrade(storage_url)):
         with pytest.raises(StorageError) as caught:
             attempt()
-        assert "was written by a newer evopress (schema 9999; this one knows up to 0001)." in str(caught.value)
+        assert "was written by a newer evopress (schema 9999; this one knows up to 0002)." in str(caught.value)
         assert "Upgrade evopress: pip install -U evopress. Nothing was changed." in str(caught.value)
     assert revision(storage_url) == "9999"
 
 
 def test_an_older_store_asks_for_the_upgrade(storage_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Store.open(storage_url).close()
-    monkeypatch.setattr(migrate, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(migrate, "REVISIONS", (*REVISIONS, "9000"))
     with pytest.raises(StorageError) as caught:
         Store.open(storage_url)
-    assert "has the older schema 0001; this evopress needs 0002. Back it up, then run: evopress db upgrade --storage" in str(caught.value)
+    assert "has the older schema 0002; this evopress needs 9000. Back it up, then run: evopress db upgrade --storage" in str(caught.value)
+
+
+def test_a_store_of_the_first_schema_keeps_every_row(storage_url: str) -> None:
+    database = Database(storage_url, create=True)
+    database.rebuild(lambda conn: migrate.migrate(conn, "0001"))
+    rows = (
+        "INSERT INTO evo_models (id, name, digest, config, params) VALUES (1, 'tiny', 'aa', '{}', 9)",
+        "INSERT INTO evo_layouts (id, digest, sites) VALUES (1, 'bb', '[]')",
+        "INSERT INTO evo_profiles (id, model_id, digest, layout_id, levels, bytes, params, bits) VALUES (1, 1, 'cc', 1, '[]', 8, 9, 3.0)",
+        "INSERT INTO evo_slices (id, digest, token_set, documents, tokens) VALUES (1, 'dd', 'ee', '[]', 4)",
+        "INSERT INTO evo_trials (id, key, profile_id, slice_id, fitness, numerics, mean, tokens, seconds, state, created)"
+        " VALUES (1, 'ff', 1, 1, 'kl', 'float32/cpu', 0.5, 4, 1.0, 'complete', 1.0)",
+    )
+    database.write(lambda conn: [conn.execute(text(row)) for row in rows])
+    assert upgrade(storage_url) == ("0001", REVISIONS[-1])
+    found = database.read(
+        lambda conn: conn.execute(
+            text("SELECT p.digest, p.bank, t.mean FROM evo_trials t JOIN evo_profiles p ON p.id = t.profile_id")
+        ).one()
+    )
+    assert tuple(found) == ("cc", "", 0.5)
+    orphan = "INSERT INTO evo_results (study_id, label, role, profile_id, details, updated) VALUES (7, 'x', '', 7, '{}', 1.0)"
+    with pytest.raises(StorageError, match=r"(?i)foreign key"):
+        database.write(lambda conn: conn.execute(text(orphan)))
+    database.close()
 
 
 def test_a_missing_store_is_not_made_by_asking(storage_url: str) -> None:

@@ -1,7 +1,7 @@
-"""What the workbench decides without a model."""
+"""Which stored times may stand side by side."""
 
+from evopress.speed import common_run
 from evopress.store import LatencyRow
-from evopress.workbench import common_run
 
 
 def row(run_id: int, phase: str, speed: float) -> LatencyRow:

@@ -1,0 +1,43 @@
+"""Everything that can be wrong with a study and be told before weights are read: its texts, its budgets together, its searchers' options.
+
+Called by the run before the bank is built, and by a dry run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from evopress.api import DENSE, Genotype, Problem, Searcher
+from evopress.data.tokens import ROLES
+from evopress.hooks.registry import Registry
+from evopress.plan import Plan, searcher_class
+from evopress.texts import Texts
+
+Errors = tuple[tuple[float, ...], ...]
+
+
+def rehearse(plan: Plan, registry: Registry, texts: Texts) -> None:
+    """Make the token sets and every searcher of the study, on made-up layer errors.
+
+    Raises UsageError, NotFound, and InfeasibleBudget for budgets that no profile meets together.
+    """
+    for role in ROLES:
+        texts.tokens(role)
+    guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in plan.space.levels)
+    start = plan.space.genotype(make_searcher(plan, registry, texts, "uniform", {}, guess).incumbent)
+    for text in dict.fromkeys((plan.study.searcher, *plan.study.baselines)):
+        cls, options = searcher_class(registry, text, plan.study)
+        if options or text == plan.study.searcher:
+            make_searcher(plan, registry, texts, cls.name, options, guess, (start,))
+
+
+def make_searcher(
+    plan: Plan, registry: Registry, texts: Texts, name: str, options: Mapping[str, Any], errors: Errors, starts: tuple[Genotype, ...] = ()
+) -> Searcher:
+    """A searcher on the study's problem, with a random generator of its own from the study's seed and its name."""
+    tokens = texts.tokens("search")
+    problem = Problem(plan.space, plan.budgets, tokens.digest, tuple(map(len, tokens.documents)), errors, starts)
+    made: Searcher = registry.get("searcher", name)(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
+    return made

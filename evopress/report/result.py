@@ -1,0 +1,87 @@
+"""The result of a run as a JSON document: every number of the comparison, and what it traces to. Formats only; measures nothing.
+
+The text, HTML and Markdown tables (`comparison`, `leaderboard`) are made from this document, so a file and a screen never differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evopress.report.statistics import Interval
+
+if TYPE_CHECKING:
+    from evopress.run import Row, Run
+    from evopress.store.rows import RunRow
+
+Document = dict[str, Any]
+
+
+def result_json(run: Run) -> Document:
+    """Everything the table says, and what it traces to: study digest, commits, environments, seed, and the wall time of every execution."""
+    totals = run.outcome.totals
+    return {
+        "study": {"name": run.study.name, "digest": run.study.digest, **run.study.identity},
+        "model": run.plan.ref.name,
+        "coverage": run.plan.coverage,
+        "commit": ", ".join(dict.fromkeys(execution.code_version for execution in run.history)),
+        "environment": _environment(run.history[-1]) if run.history else {},
+        "executions": [_execution(execution) for execution in run.history],
+        "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
+        "search": {
+            "evaluations": totals.evaluations,
+            "tokens": totals.tokens,
+            "seconds": round(totals.seconds, 3),
+            "reason": run.outcome.reason,
+        },
+        "fitness": run.study.fitness,
+        "winner": run.best.label,
+        "remarks": dict(run.remarks),
+        "rows": [_row(row) for row in run.rows],
+    }
+
+
+def write_result(run: Run, path: Path) -> None:
+    """Write the document, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(result_json(run), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def perplexity(nll: Interval) -> Interval:
+    """Exponential of a mean negative log-likelihood and of its interval's ends."""
+    return Interval(math.exp(nll.mean), math.exp(nll.low), math.exp(nll.high), nll.n)
+
+
+def _environment(execution: RunRow) -> dict[str, Any]:
+    return {key: value for key, value in execution.environment.items() if key != "stops"}
+
+
+def _execution(execution: RunRow) -> dict[str, Any]:
+    seconds = None if execution.finished is None else round(execution.finished - execution.started, 1)
+    about = {"commit": execution.code_version, "state": execution.state, "wall_seconds": seconds, "stops": execution.environment["stops"]}
+    return {**about, "environment": _environment(execution)}
+
+
+def _interval(found: Interval) -> dict[str, float]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "label": row.label, "profile": row.profile.digest, "bytes": row.cost.bytes, "params": row.cost.params, "bits": row.bits,
+        "kl": _interval(row.kl), "perplexity": _interval(perplexity(row.nll)), "search_evaluations": row.search_evaluations,
+        "search_tokens": row.search_tokens,
+    }  # fmt: skip
+    if row.against_uniform is not None:
+        gain = row.against_uniform
+        about["against_uniform"] = {"difference": gain.difference, "low": gain.low, "high": gain.high, "p": gain.p, "n": gain.n}
+    about["speed"] = {
+        phase: {"tokens_per_second": s.tokens_per_second, "median_seconds": s.median_seconds, "low_seconds": s.low_seconds,
+                "high_seconds": s.high_seconds, "samples": s.samples, "kernels": s.kernel, "device": s.device, "threads": s.threads,
+                "tokens": s.tokens}
+        for phase, s in row.speed.items()
+    }  # fmt: skip
+    return about

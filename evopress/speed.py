@@ -1,0 +1,95 @@
+"""How fast profiles run as whole models with real kernels: timed in turns, stored, and never timed beside another timing.
+
+Picks no kernel and reads no clock itself (`evopress.latency` does). Called by the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evopress.api import Profile
+from evopress.events import Progress
+from evopress.store import LatencyRow
+from evopress.workbench import Workbench
+
+REPEATS = 7
+PROMPT_TOKENS, DECODE_TOKENS = 512, 64
+"""Length of the timed passes, less where the model has fewer positions."""
+PHASES = ("prefill", "decode")
+
+Speeds = dict[str, dict[str, LatencyRow]]
+"""Label -> phase -> measured speed."""
+
+
+def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
+    """Measured whole-model speed of labelled profiles: from the store where one run timed all of them here so long, else taken now.
+
+    Profiles are timed in turns against drift of the machine, so times of different runs are never set side by side. One process of a
+    machine times at a time: two at once would both be slow. The profiles must be measured on held-out text already.
+    """
+    with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
+        return _known(bench, profiles) or _taken(bench, profiles)
+
+
+def _known(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds | None:
+    prompt, decode = _lengths(bench)
+    environment = _environment(bench)
+    asked = {("prefill", prompt), ("decode", decode)}
+    rows = {
+        label: [
+            row
+            for row in bench.store.latencies(profile_id=bench.profile_id(profile))
+            if row.environment == environment and (row.phase, row.tokens) in asked
+        ]
+        for label, profile in profiles.items()
+    }
+    return common_run(rows)
+
+
+def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
+    from evopress.latency.runtime import bench_interleaved, build
+
+    bench.listen(Progress("speed", f"timing {', '.join(profiles)}", 0, len(profiles)))
+    bench.stitcher.restore()
+    kernels = bench.registry.kernels()
+    by_digest = {profile.digest: profile for profile in profiles.values()}
+    packed = {digest: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, kernels) for digest, one in by_digest.items()}
+    prompt, decode = _lengths(bench)
+    environment = _environment(bench)
+    known: dict[str, dict[str, LatencyRow]] = {}
+    for digest, speed in bench_interleaved(packed, prompt, decode, repeats=REPEATS).items():
+        known[digest] = {}
+        for phase, timing, tokens in zip(PHASES, (speed.prefill, speed.decode), (speed.prompt_tokens, speed.decode_tokens), strict=True):
+            row = LatencyRow(
+                kernel=" + ".join(f"{name} ×{count}" for name, count in sorted(speed.kernels.items())), device=bench.device, phase=phase,
+                batch=speed.batch, tokens=tokens, threads=environment["threads"], samples=timing.n, median_seconds=timing.median,
+                low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=speed.batch * tokens / timing.median,
+                profile_id=bench.profile_id(by_digest[digest]), environment=environment, run_id=bench.run_id,
+            )  # fmt: skip
+            bench.store.put_latency(row)
+            known[digest][phase] = row
+    return {label: known[profile.digest] for label, profile in profiles.items()}
+
+
+def _lengths(bench: Workbench) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer."""
+    decode = min(DECODE_TOKENS, (bench.plan.positions or PROMPT_TOKENS) // 4)
+    return min(PROMPT_TOKENS, (bench.plan.positions or PROMPT_TOKENS + decode) - decode), decode
+
+
+def _environment(bench: Workbench) -> dict[str, Any]:
+    from evopress.latency.clock import fingerprint
+
+    return {**fingerprint(bench.device), "dtype": str(bench.dtype).removeprefix("torch.")}
+
+
+def common_run(rows: Mapping[str, Sequence[LatencyRow]]) -> Speeds | None:
+    """Label -> phase -> row of the latest run that timed every label in both phases; None where there is no such run."""
+    by_run: dict[int, Speeds] = {}
+    for label, found in rows.items():
+        for row in found:
+            if row.run_id is not None:
+                by_run.setdefault(row.run_id, {}).setdefault(label, {})[row.phase] = row
+    whole = [run_id for run_id, known in by_run.items() if all(set(PHASES) <= known.get(label, {}).keys() for label in rows)]
+    return by_run[max(whole)] if whole else None
