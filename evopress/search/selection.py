@@ -73,18 +73,23 @@ def tournament(
     parent: Genotype | None,
     generation: int,
     thrifty: bool = False,
+    late: Sequence[Genotype] = (),
 ) -> Generator[Ask, Sequence[Trial], Genotype]:
-    """Select one survivor of `children` and, in the last stage only, `parent`; a tie with the parent goes to the child.
+    """Select one survivor of `children` and, in the last stage only, `late` and `parent`; a tie with the parent goes to the child.
 
-    thrifty: leave out a stage that could not remove anybody.
+    thrifty: leave out a stage that could not remove anybody. What it asks for without: `tournament_evaluations`.
     """
     standing = list(children)
     for stage, (survivors, tokens) in enumerate(rungs):
-        last = stage == len(rungs) - 1
-        if last and parent is not None:
-            standing.append(parent)
-        if thrifty and len(standing) <= survivors:
+        if stage == len(rungs) - 1:
+            standing += [*late, *([] if parent is None else [parent])]
+        if not standing or (thrifty and len(standing) <= survivors):
             continue
         order = yield from best_of(problem, rng, standing, tokens, generation, stage)
         standing = [standing[position] for position in order[:survivors]]
     return standing[0]
+
+
+def tournament_evaluations(children: int, rungs: Rungs) -> int:
+    """Profiles that a tournament of so many children measures over all stages, without those that join in the last one."""
+    return children + sum(min(children, survivors) for survivors, _ in rungs[:-1])

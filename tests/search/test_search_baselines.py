@@ -13,6 +13,7 @@ from evopress.api import DROP, Budget, Level, Problem, UsageError
 from evopress.search.baselines import Greedy, even_order, evenly, greedy_genotype, uniform_genotype
 from evopress.search.knapsack import error_of, solve
 from evopress.search.ledger import ledger_of
+from evopress.search.loop import Stops, drive
 from evopress.search.sampling import Random
 from evopress.testing.searchers import (
     budget_between,
@@ -133,3 +134,49 @@ def test_random_ends_where_the_space_has_no_more_profiles() -> None:
     searcher = Random(problem, random.Random(0), candidates=64, rungs=((1, 100),), rounds=50)
     history = follow(searcher, measure_with(lambda profile: 1.0, problem.space))
     assert sum(len(ask.profiles) for ask, _ in history) <= 10 + len(history)
+
+
+@st.composite
+def stages(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
+    survivors = sorted(draw(st.lists(st.integers(1, 9), max_size=3)), reverse=True)
+    return tuple((keep, 100 + 10 * place) for place, keep in enumerate([*survivors, 1]))
+
+
+WIDE = planted_problem(planted_space(4, ("gptq",)), share=0.3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 14), stages(), st.integers(1, 120), st.integers(0, 9))
+def test_random_asks_for_exactly_so_many_evaluations(
+    candidates: int, rungs: tuple[tuple[int, int], ...], evaluations: int, seed: int
+) -> None:
+    searcher = Random(WIDE, random.Random(seed), candidates=candidates, rungs=rungs, evaluations=evaluations)
+    outcome = drive(searcher, measure_with(lambda profile: 1.0, WIDE.space), Stops(), lambda: 0.0)
+    assert outcome.totals.evaluations == evaluations
+    follower = Random(WIDE, random.Random(seed), candidates=candidates, rungs=rungs, evaluations=evaluations)
+    for ask, _ in follow(follower, measure_with(lambda profile: 1.0, WIDE.space)):
+        assert 0 < len(ask.profiles) <= candidates + len(rungs) + 1
+        assert ask.slice.tokens == rungs[ask.stage][1]
+
+
+def test_the_last_round_is_shrunk_and_the_rest_joins_in_its_last_stage() -> None:
+    def asked(evaluations: int) -> list[tuple[int, int]]:
+        searcher = Random(WIDE, random.Random(0), candidates=6, rungs=((3, 500), (1, 2000)), evaluations=evaluations)
+        history = follow(searcher, measure_with(planted_function(WIDE.space), WIDE.space))
+        return [(ask.slice.tokens, len(ask.profiles)) for ask, _ in history]
+
+    assert asked(9) == [(500, 6), (2000, 3)]
+    assert asked(11) == [(500, 6), (2000, 5)], "too few for a round of their own"
+    assert asked(12) == [(500, 6), (2000, 3), (500, 1), (2000, 2)]
+    assert asked(13) == [(500, 6), (2000, 3), (500, 1), (2000, 3)]
+    assert asked(29) == [(500, 6), (2000, 3)] + [(500, 6), (2000, 4)] * 2
+    assert asked(1) == [(2000, 1)], "too few for one candidate to pass both stages"
+    with pytest.raises(UsageError, match="evaluations=-1"):
+        asked(-1)
+
+
+def test_a_space_without_enough_profiles_ends_the_search_before_its_evaluations() -> None:
+    problem = masks(5, 2)
+    searcher = Random(problem, random.Random(0), candidates=4, rungs=((1, 100),), evaluations=1000)
+    history = follow(searcher, measure_with(lambda profile: 1.0, problem.space))
+    assert 10 <= sum(len(ask.profiles) for ask, _ in history) < 20
