@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import NotFound, UsageError
+from evopress.api.errors import NotFound, UsageError, unknown
 from evopress.cli.options import Json, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 
@@ -47,8 +47,8 @@ def leaderboard(
         slice_ = None if study is None else _held_out(store, study)
         most = None if pareto else limit
         rows = store.leaderboard(metric, model=model, study=study, slice=slice_, where=where, sort=sort, limit=most)
-        if not rows:
-            _explain_empty(store, study, metric)
+        if not any(metric in row.values for row in rows):
+            _explain(store, metric, model, study, slice_)
         if pareto:
             rows = pareto_rows(rows, metric)[:limit]
         reported = _reported(store) if reference else []
@@ -84,13 +84,22 @@ def _print_results(folder: Path, as_json: bool) -> None:
         print(leaderboard_markdown(folder), end="")
 
 
-def _explain_empty(store: Store, study: str | None, metric: str) -> None:
-    """Raise NotFound when the store holds nothing to rank; an answer that is empty because of a filter is an answer."""
-    if store.leaderboard(metric, study=study):
-        return
-    if study is not None:
+def _explain(store: Store, metric: str, model: str | None, study: str | None, slice_: str | None) -> None:
+    """Raise NotFound when there is nothing to rank, and UsageError when nothing has the metric. An answer that a filter emptied is one."""
+    everything = store.leaderboard(metric)
+    if not everything:
+        raise NotFound(f"The store {store.describe()} holds no measured profile yet.", "Measure some: evopress search start")
+    if model is not None and not store.leaderboard(metric, model=model):
+        error = unknown("model", model, {row.model for row in everything}, "the store")
+        raise NotFound(error.message, error.hint)
+    if study is not None and not store.leaderboard(metric, study=study):
         raise NotFound(f"Study {study!r} has no result yet.", f"Let it finish: evopress search resume {study}")
-    raise NotFound(f"The store {store.describe()} holds no measured profile yet.", "Measure some: evopress search start")
+    rows = store.leaderboard(metric, model=model, study=study, slice=slice_)
+    if not rows:
+        raise NotFound(f"Study {study!r} holds no profile of model {model!r}.", "Leave out --model or --study.")
+    measured = {name for row in rows for name in row.values}
+    if metric not in measured:
+        raise unknown("fitness", metric, measured, f"--metric: nothing in {'the store' if study is None else f'study {study!r}'} has it")
 
 
 def _reported(store: Store) -> list[ReferenceRow]:

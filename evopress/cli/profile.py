@@ -112,7 +112,8 @@ def find(store: Store, id: str) -> ProfileRow:
     if slash:
         return _of_study(store, store.find_study(study_name), label)
     studies = {study.name: study for study in store.studies()}
-    digits = len(id) >= HEX_DIGITS and all(letter in "0123456789abcdef" for letter in id.lower())
+    start = id.partition("@")[0]  # DIGEST@BANK names one of two calibrations of a profile
+    digits = len(start) >= HEX_DIGITS and all(letter in "0123456789abcdef" for letter in start.lower())
     if id in studies:
         if digits and _is_digest(store, id):
             raise UsageError(f"{id!r} is a study and also the start of a digest.", f"Write {id}/LABEL or more digits of the digest.")

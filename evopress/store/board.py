@@ -166,7 +166,8 @@ def _speeds(conn: Connection) -> list[tuple[int, Speeds]]:
     runs: dict[int, dict[int, dict[str, Row[Any]]]] = {}
     query = select(Latencies.__table__).where(Latencies.profile_id.is_not(None)).order_by(Latencies.id)
     for row in conn.execute(query):
-        runs.setdefault(row.run_id or 0, {}).setdefault(row.profile_id, {})[row.phase] = row
+        # Times whose study was deleted have no run any more: each stands by itself, so that those of two runs never stand together.
+        runs.setdefault(row.run_id or -row.profile_id, {}).setdefault(row.profile_id, {})[row.phase] = row
     return sorted(runs.items())
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from evopress.api import ABSENT, DENSE, DROP, Cost, Level, Profile, Site, Slice, Trial
 from evopress.api.study import Study
-from evopress.store import LatencyRow, Store, TaskScore, TokenSetRow, TrialKey
+from evopress.store import LatencyRow, Owner, Store, TaskScore, TokenSetRow, TrialKey
 
 MODEL = "m" * 64
 DEPTHS = 3
@@ -82,6 +82,7 @@ def plant(url: str) -> Planted:
                 key = TrialKey(MODEL, found.digest, heldout.digest, fitness, "float32/cpu")
                 ids[label] = store.put_trial(key, Trial(found, heldout, values, (10, 20), cost, 0.1), bits=bits).profile_id
             store.put_result(study_id, label, ids[label], role="winner" if label == "evolve" else "baseline")
+        run = store.start_run(study_id, seed=0, command="", environment={}, code_version="", owner=Owner.current())
         for label, rate in (("uniform", 40.0), ("dense", 30.0)):
             for phase in ("prefill", "decode"):
                 seconds = (1 / rate) * (0.1 if phase == "prefill" else 1)
@@ -99,8 +100,10 @@ def plant(url: str) -> Planted:
                         seconds,
                         1 / seconds,
                         ids[label],
+                        run_id=run,
                     )
                 )
+        store.finish_run(run, "finished")
         store.put_task_scores(ids["evolve"], [TaskScore("arc_easy", "acc", 0.61, 0.02, 500)])
         empty = Study.make({"name": "empty"})
         store.study(empty.name, empty.identity, empty.digest)

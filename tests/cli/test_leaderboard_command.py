@@ -117,6 +117,16 @@ def test_from_results(tmp_path: Path) -> None:
     [
         (["--study", "demoo"], 5, "Did you mean 'demo'?"),
         (["--study", "empty"], 5, "evopress search resume empty"),
+        (
+            ["--metric", "kll"],
+            2,
+            "Unknown fitness 'kll' in --metric: nothing in the store has it. Did you mean 'kl'? Known: kl, perplexity.",
+        ),
+        (["--metric", "foo", "--study", "demo", "--json"], 2, "nothing in study 'demo' has it. Known: kl, perplexity."),
+        (["--metric", "foo", "--where", "foo<3", "--pareto"], 2, "Unknown fitness 'foo'"),
+        (["--model", "tinny"], 5, "Unknown model 'tinny' in the store. Did you mean 'tiny'? Known: tiny."),
+        (["--model", "tinny", "--metric", "foo"], 5, "Unknown model 'tinny'"),
+        (["--model", "tiny", "--study", "empty"], 5, "evopress search resume empty"),
         (["--sort", "byte"], 2, "Did you mean 'bytes'?"),
         (["--where", "bytes<<3"], 2, "Cannot read filter"),
         (["--where", "byte<3"], 2, "Unknown column 'byte'"),

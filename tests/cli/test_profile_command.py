@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted_store import PROFILES, Planted, invoke, sites
+from planted_store import MODEL, PROFILES, Planted, invoke, sites
 
 import evopress.cli.profile as command
 from evopress.api import Cost, NotFound, Profile
@@ -112,6 +112,17 @@ def test_an_ambiguous_digest_lists_the_choices(own_store: Planted) -> None:
     assert result.exception.exit_code == 2
     assert "of tiny" in str(result.exception)
     assert "of twin" in str(result.exception)
+
+
+def test_a_profile_that_was_calibrated_twice_is_named_with_its_bank(own_store: Planted) -> None:
+    digest = own_store.digests["uniform"]
+    with Store.open(own_store.url) as store:
+        model_id = store.save_model("tiny", MODEL, {}, sites(), 30_000)
+        store.save_profile(model_id, PROFILES["uniform"], Cost(777, 30_000), 3.0, "beef" * 16)
+    ambiguous = invoke(command.app, "show", digest, "--storage", own_store.url).exception
+    assert "DIGEST@BANK" in str(ambiguous)
+    assert "777 bytes" in show(own_store, f"{digest[:8]}@beef")
+    assert invoke(command.app, "show", f"{digest[:8]}@dead", "--storage", own_store.url).exception.exit_code == 5
 
 
 def test_two_answers_at_once_are_refused(planted: Planted) -> None:

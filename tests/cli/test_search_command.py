@@ -44,7 +44,7 @@ def searched(own_store: Planted) -> Planted:
 
 def test_status_says_what_it_counts(searched: Planted) -> None:
     text = invoke(command.app, "status", "demo", "--storage", searched.url).stdout
-    assert "finished, 1 run(s)\n" in text
+    assert "finished, 2 run(s)\n" in text
     assert "  3 different trials asked for by its searchers; those of the final comparison are not among them\n" in text
     assert "  evolve: generation 1, 4 evaluations, 128 tokens, best of its last question 0.2500 on 32 tokens\n" in text
     document = json.loads(invoke(command.app, "status", "demo", "--storage", searched.url, "--json").stdout)
@@ -58,7 +58,7 @@ def test_status_says_what_it_counts(searched: Planted) -> None:
 def test_list_counts_the_same(searched: Planted) -> None:
     lines = invoke(command.app, "list", "--storage", searched.url).stdout.splitlines()
     assert lines[0].endswith("  search trials  runs  state")
-    assert lines[2].split()[-3:] == ["3", "1", "finished"]
+    assert lines[2].split()[-3:] == ["3", "2", "finished"]
     rows = json.loads(invoke(command.app, "list", "--storage", searched.url, "--json").stdout)
     assert {row["name"]: row["search_trials"] for row in rows} == {"demo": 3, "empty": 0}
 
@@ -87,7 +87,7 @@ def test_delete_asks_and_nobody_there_is_no_yes(own_store: Planted, options: lis
     result = invoke(command.app, "delete", "demo", "--storage", own_store.url, *options)
     assert isinstance(result.exception, UsageError)
     assert str(result.exception) == (
-        f"Delete study 'demo' with 0 run(s) and {len(PROFILES)} result(s)? Nobody is there to say yes. Say it with --yes."
+        f"Delete study 'demo' with 1 run(s) and {len(PROFILES)} result(s)? Nobody is there to say yes. Say it with --yes."
     )
     assert studies(own_store) == ["demo", "empty"]
 
@@ -97,7 +97,7 @@ def test_delete_asks_at_the_terminal(own_store: Planted, monkeypatch: pytest.Mon
     monkeypatch.setattr(command, "at_terminal", lambda: True)
     result = CliRunner().invoke(command.app, ["delete", "demo", "--storage", own_store.url], input=f"{answer}\n")
     assert result.exit_code == code
-    assert "Delete study 'demo' with 0 run(s)" in result.stderr
+    assert "Delete study 'demo' with 1 run(s)" in result.stderr
     assert studies(own_store) == left
 
 

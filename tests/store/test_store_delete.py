@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from store_cases import MODEL, SEARCH, SITES, key, profile, save_basics, slice_of, trial
 
-from evopress.api import NotFound, UsageError
+from evopress.api import Cost, NotFound, UsageError
 from evopress.store import LatencyRow, Owner, Store, TaskScore
 
 HERE = Owner.current()
@@ -68,6 +68,26 @@ def test_a_deleted_study_may_be_made_again_and_continues_from_what_was_measured(
     assert fill(store, "first", 2) == profile_id
     assert (store.find_study("first").runs, store.find_study("first").trials) == (1, 1)
     assert store.find_study("first").definition == old.definition
+
+
+def test_times_of_deleted_studies_are_not_set_side_by_side(store: Store) -> None:
+    """Each was taken in turns with others of its own run; on the board of a third study they would be compared."""
+    model_id = save_basics(store)
+    ids = [store.save_profile(model_id, profile(bits, bits, bits, 16), Cost(bits, 1), float(bits)) for bits in (2, 3)]
+
+    def time_in_run(study: str, profile_id: int, rate: float) -> None:
+        row = store.study(study, {}, study)
+        run = start(store, row.id)
+        store.put_latency(LatencyRow("dense", "cpu", "decode", 1, 1, 1, 5, 1.0, 1.0, 1.0, rate, profile_id, run_id=run))
+        store.finish_run(run, "finished")
+
+    for study, profile_id, rate in (("first", ids[0], 1.0), ("second", ids[1], 2.0), ("third", ids[0], 3.0)):
+        time_in_run(study, profile_id, rate)
+    for number, profile_id in enumerate(ids):
+        store.put_result(store.find_study("third").id, f"label{number}", profile_id)
+    store.delete_study("first")
+    store.delete_study("second")
+    assert {row.profile_id: row.decode for row in store.leaderboard(study="third")} == {ids[0]: 3.0, ids[1]: None}
 
 
 @pytest.mark.parametrize(("owner", "where"), [(HERE, "with Ctrl-C or a signal"), (FAR, "--force where that machine is gone")])
