@@ -12,7 +12,7 @@ from typing import Any
 from evopress.api import DENSE, Genotype, Problem, Searcher
 from evopress.data.tokens import ROLES
 from evopress.hooks.registry import Registry
-from evopress.plan import Plan, searcher_class
+from evopress.plan import Plan, default_options, options_like, searcher_class
 from evopress.texts import Texts
 
 Errors = tuple[tuple[float, ...], ...]
@@ -27,10 +27,13 @@ def rehearse(plan: Plan, registry: Registry, texts: Texts) -> None:
         texts.tokens(role)
     guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in plan.space.levels)
     start = plan.space.genotype(make_searcher(plan, registry, texts, "uniform", {}, guess).incumbent)
-    for text in dict.fromkeys((plan.study.searcher, *plan.study.baselines)):
-        cls, options = searcher_class(registry, text, plan.study)
-        if options or text == plan.study.searcher:
-            make_searcher(plan, registry, texts, cls.name, options, guess, (start,))
+    cls, options = searcher_class(registry, plan.study.searcher, plan.study)
+    make_searcher(plan, registry, texts, cls.name, options, guess, (start,))
+    for text in plan.study.baselines:
+        rival, own = searcher_class(registry, text, plan.study)
+        make_searcher(
+            plan, registry, texts, rival.name, {**options_like({**default_options(cls), **options}, rival, 1), **own}, guess, (start,)
+        )
 
 
 def make_searcher(

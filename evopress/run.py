@@ -267,7 +267,7 @@ class _Execution:
             if rival.name in simple and not rival_options:
                 found[rival.name] = simple[rival.name]
             elif rival.name != cls.name:
-                matched = {**options_like(options, rival, outcome.totals.evaluations), **rival_options}
+                matched = {**options_like(options, rival, max(outcome.totals.evaluations, 1)), **rival_options}
                 # Equal evaluations for a rival that can count them; equal tokens for any other.
                 stops = Stops() if "evaluations" in matched else Stops(tokens=max(outcome.totals.tokens, 1))
                 result = self._drive(rival.name, matched, stops, starts, rival=True)

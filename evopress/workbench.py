@@ -128,7 +128,7 @@ class Workbench:
     @cached_property
     def decoder(self) -> Decoder:
         """Dense weights of variants."""
-        return Decoder(self.variant, self.dtype, DECODER_BYTES)
+        return Decoder(self.variant, self.dtype, DECODER_BYTES, self.device)
 
     @cached_property
     def _tasks(self) -> dict[tuple[str, Level], Task]:
@@ -178,7 +178,7 @@ class Workbench:
             missing,
             self.bank,
             lambda wanted: calibrate(self.model, self.plan.sitemap, batches, wanted),
-            lambda site: weights.read(self.model, site),
+            lambda site: weights.read(self.model, site).cpu(),
             progress,
         )
         self._keep_bank_entries()

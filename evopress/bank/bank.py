@@ -148,15 +148,16 @@ class Bank:
 class Decoder:
     """Dense float weights of variants, decoded once and kept within a memory limit, least recently used out first."""
 
-    def __init__(self, read: Callable[[Site, Level], Variant], dtype: object, limit_bytes: int) -> None:
+    def __init__(self, read: Callable[[Site, Level], Variant], dtype: object, limit_bytes: int, device: str = "cpu") -> None:
         self._read = read
         self._dtype = dtype
+        self._device = device
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[tuple[str, Level], Tensor] = OrderedDict()
         self._kept_bytes = 0
 
     def __call__(self, site: Site, level: Level) -> Tensor:
-        """weight_RC of a site at a level, in the compute type."""
+        """weight_RC of a site at a level, in the compute type, on the device."""
         from evopress.api.formats import decode
 
         key = (site.name, level)
@@ -164,7 +165,7 @@ class Decoder:
             self._kept.move_to_end(key)
             return self._kept[key]
         variant = self._read(site, level)
-        weight: Tensor = decode(variant.format, variant.tensors, site.shape).to(self._dtype)  # type: ignore[call-overload]
+        weight: Tensor = decode(variant.format, variant.tensors, site.shape).to(self._dtype).to(self._device)  # type: ignore[call-overload]
         self._kept[key] = weight
         self._kept_bytes += weight.nbytes
         while self._kept_bytes > self._limit_bytes and len(self._kept) > 1:

@@ -20,7 +20,7 @@ from torch import Tensor
 from evopress.api import Kernel, UsageError
 from evopress.api.formats import variant_bytes
 from evopress.latency.clock import Clock, Timing, measure, ratio, time_once
-from evopress.latency.runtime import DTYPES, cast, choose, label
+from evopress.latency.runtime import DTYPES, choose, label, place
 from evopress.latency.sample import random_variant
 
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
@@ -123,7 +123,7 @@ def _jobs(
         if group.isdigit() and shape[1] % int(group):
             continue
         kernel = choose(format, shape, "cpu", kernels)
-        packed = cast(kernel, kernel.pack(random_variant(format, shape, generator)), dtype)
+        packed = place(kernel.pack(random_variant(format, shape, generator)), dtype, torch.device("cpu"))
         size = variant_bytes(packed)
         copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(min(1024, max(1, working_set // max(1, size))))]
         turn = cycle(copies if size else copies[:1])

@@ -51,12 +51,13 @@ def label(kernel: Kernel) -> str:
     return kernel.name if kernel.packed else NO_KERNEL
 
 
-def cast(kernel: Kernel, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """Convert a plain dense `weight` to the type of the activations once, so that `run` need not do it at every call."""
-    weight = packed.get("weight")
-    if weight is None or not weight.is_floating_point():
-        return packed
-    return {**packed, "weight": weight.to(dtype)}
+def place(packed: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Mapping[str, Tensor]:
+    """Packed tensors on the device; a plain dense `weight` in the type of the activations, so that `run` need not convert at every call."""
+    placed = {name: tensor.to(device) for name, tensor in packed.items()}
+    weight = placed.get("weight")
+    if weight is not None and weight.is_floating_point():
+        placed["weight"] = weight.to(dtype)
+    return placed
 
 
 class PackedModel:
@@ -142,7 +143,7 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         else:
             variant = variant_of(site, level)
             kernel = choose(variant.format, site.shape, slot.parameter.device.type, kernels)
-            packed = cast(kernel, kernel.pack(variant), dtype)
+            packed = place(kernel.pack(variant), dtype, slot.parameter.device)
             forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
             by_format[variant.format, label(kernel)] += 1
             weight_bytes += variant_bytes(packed)

@@ -88,7 +88,8 @@ class _Sum:
 
     def mean(self) -> Statistics:
         upper = self.total_CC.triu()
-        return Statistics((upper + upper.triu(1).T) / max(1, self.tokens), self.tokens)
+        # On the CPU, where methods work: their results then do not depend on the device.
+        return Statistics(((upper + upper.triu(1).T) / max(1, self.tokens)).cpu(), self.tokens)
 
 
 def _finish(sites: list[Site], sums: dict[str, _Sum]) -> dict[str, Statistics]:

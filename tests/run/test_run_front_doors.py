@@ -115,6 +115,14 @@ def test_a_dry_run_needs_no_weights(tiny: Tiny, whole: Whole, tmp_path: Path, ho
         assert part in text
     assert f"{about['bank_bytes']:,} bytes" in text
     assert not home.exists()
+    # What is wrong with options, text or several budgets together is told as well.
+    for wrong, code in (
+        ({"searcher": "evolve(rungs=2x64)"}, 2),
+        ({"search_tokens": 10**6}, 2),
+        ({"baselines": ("random(candidates=0)",)}, 2),
+    ):
+        answer = evopress_command("search", "start", *tiny_study.arguments(tiny, model=str(bare), **wrong), "--dry-run")
+        assert answer.code == code, wrong
     # Without --dry-run the missing weights are missed.
     assert evopress_command("search", "start", *tiny_study.arguments(tiny, model=str(bare))).code == 5
 
@@ -131,7 +139,12 @@ def test_a_hub_id_is_fetched_and_a_dry_run_fetches_no_weights(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     arguments = tiny_study.arguments(tiny, model="org/tiny-llama", **SHORT)
     assert evopress_command("search", "start", *arguments, "--dry-run").code == 0
-    assert asked == [("org/tiny-llama", ["*.json"])]
+    infeasible = tiny_study.arguments(
+        tiny, model="org/tiny-llama", **{**SHORT, "methods": ("rtn(bits=3,group=32)",), "budgets": ("bits=0.5",)}
+    )
+    assert evopress_command("search", "start", *infeasible).code == 3
+    assert len(asked) == 2
+    assert not any("*.safetensors" in patterns for _, patterns in asked)
     answer = evopress_command("search", "start", *arguments)
     assert answer.code == 0, answer.err
     assert asked[-1][0] == "org/tiny-llama"

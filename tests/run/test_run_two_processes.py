@@ -17,7 +17,9 @@ def test_b12_two_processes_build_one_bank_and_share_one_study(
     tiny: Tiny, whole: Whole, forks: Forks, storage_url: str, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    request = {"study": tiny_study.values(tiny), "storage": storage_url, "home": str(home), "speed": True}
+    meet = tmp_path / "meet"
+    meet.mkdir()
+    request = {"study": tiny_study.values(tiny), "storage": storage_url, "home": str(home), "speed": True, "meet": str(meet)}
     Store.open(storage_url).close()
     pids = [forks.start(**request) for _ in range(2)]
     reports = [forks.finish(pid) for pid in pids]
