@@ -25,7 +25,7 @@ def default_store(folder: Path) -> str:
 
 
 def elsewhere(file: Path, otherwise: str) -> str:
-    """The next step for a file that cannot be written: EVOPRESS_HOME first where the file lies under it, else `otherwise` alone."""
+    """The next step where the store cannot be made or written: EVOPRESS_HOME first for a file that lies under it, else `otherwise`."""
     if not file.absolute().is_relative_to(home().absolute()):
         return otherwise
-    return f"Set {VARIABLE} to a folder you may write to. Or: {otherwise}"
+    return f"Set {VARIABLE} to a folder you may write to, or name a store elsewhere: --storage sqlite:///path/to/file.db."

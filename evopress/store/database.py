@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from evopress.api import EvopressError, MissingDependency, NotFound, StorageError, UsageError
+from evopress.home import elsewhere
 
 T = TypeVar("T")
 BUSY_SECONDS = 30
@@ -174,18 +175,16 @@ class Database:
         if "not a database" in text or "malformed" in text:
             return self._damaged(text)
         if "readonly" in text or "read-only" in text:
-            return StorageError(
-                f"The store {file} cannot be written: {text}.", "Make the file and its folder writable, or name another: --storage."
-            )
+            advice = elsewhere(file, "Make the file and its folder writable, or name another: --storage.")
+            return StorageError(f"The store {file} cannot be written: {text}.", advice)
         if "disk is full" in text:
             return StorageError(
                 f"The store {file} cannot grow: the disk is full.",
                 "Nothing stored so far is lost. Free space, then run the same command again.",
             )
         if "unable to open" in text:
-            return StorageError(
-                f"The store {file} cannot be opened: {text}.", "Check the folder and its permissions, or name another file: --storage."
-            )
+            advice = elsewhere(file, "Check the folder and its permissions, or name another file: --storage.")
+            return StorageError(f"The store {file} cannot be opened: {text}.", advice)
         if "locked" in text or "busy" in text:
             return StorageError(
                 f"The store {file} stayed locked by another program for more than {BUSY_SECONDS} s.",
@@ -233,7 +232,7 @@ def _prepare_file(file: Path, create: bool) -> None:
     except OSError as error:
         raise StorageError(
             f"Cannot make the folder {file.parent} of the store: {error.strerror or error}.",
-            "Name a writable place: --storage sqlite:///path/to/file.db.",
+            elsewhere(file, "Name a writable place: --storage sqlite:///path/to/file.db."),
         ) from error
 
 
