@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from evopress.api import DENSE, DROP, ZERO, Budget, Cost, Genotype, Level, Problem, Site, Space, dense_cost, order_levels
 
 POOL = (500,) * 40
+SIZES = (4,) * 8 + (12,) * 8 + (40,) * 16
+"""Weights of 32 layers of three sizes, for `ladder`."""
 
 
 def random_tree(rng: random.Random, blocks: int = 2, links: bool = True) -> Problem:
@@ -81,3 +83,13 @@ def masks(length: int, dropped: int, kinds: Sequence[str] = ("mlp",)) -> Problem
     space = Space(tuple(sites), tuple(levels), tuple(costs))
     limit = 16 * (length - dropped) * len(kinds)
     return Problem(space, (Budget(f"params={limit}", "params", limit),), "planted", POOL)
+
+
+def pooled(problem: Problem, tokens: int) -> Problem:
+    """The problem with a pool of at least so many tokens, in documents of the length that the published runs have."""
+    return Problem(problem.space, problem.budgets, "planted", (991,) * (tokens // 991 + 1), problem.errors, problem.starts)
+
+
+def flat(profile: object) -> float:
+    """A fitness that tells no profiles apart."""
+    return 1.0
