@@ -78,15 +78,15 @@ def evaluate(
     if not names:
         raise UsageError("--tasks names no task.", "Write e.g. --tasks arc_easy,hellaswag.")
     folders = task_dir or []
-    for folder in folders:
-        if not folder.is_dir():
-            raise NotFound(f"There is no task folder {folder}.", "Give a folder with lm-eval .yaml task files.")
 
     from evopress.store import Store
 
     with Store.open(storage_url(storage), create=False) as store:
         row = find(store, id)
         from evopress.fitness import tasks as benchmarks
+
+        # Before the model is loaded and its bank completed, which takes minutes.
+        benchmarks.check(names, folders, limit, num_fewshot, batch_size)
         from evopress.run import open_profile
 
         def listen(progress: Progress) -> None:

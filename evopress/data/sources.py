@@ -74,6 +74,10 @@ def _file(path: Path) -> list[str]:
     if not path.exists():
         names = ", ".join([DEFAULT, *HUB])
         raise NotFound(f"Text source {str(path)!r} is neither a file nor a known name.", f"Give a .txt or .jsonl file, or one of: {names}.")
+    if path.is_dir():
+        raise UsageError(
+            f"Text source {str(path)!r} is a folder.", "Give one .txt or .jsonl file; join several with <|endoftext|> between them."
+        )
     if path.suffix not in (".txt", ".jsonl"):
         raise unknown("text file type", path.suffix or path.name, [".txt", ".jsonl"], str(path))
     try:

@@ -78,11 +78,7 @@ def evaluate(
     Raises MissingDependency, UsageError (unknown task, malformed file or option), NotFound (missing file or folder, data out of reach) and
     NumericalError (log-likelihood or score that is not a number).
     """
-    _check(tasks, limit, num_fewshot, batch_size)
-    for folder in task_dirs:
-        if not folder.is_dir():
-            raise NotFound(f"Task folder {folder} does not exist.", "Give a folder of lm-eval YAML files with --task-dir.")
-    wanted = {task: _read(task, num_fewshot or 0) for task in tasks}
+    wanted = _wanted(tasks, task_dirs, limit, num_fewshot, batch_size)
     harness = _harness()
     with tempfile.TemporaryDirectory(prefix="evopress-tasks-") as scratch:
         with _held_back():  # lm-eval warns about every model that is given as an object
@@ -102,6 +98,33 @@ def evaluate(
     if said:
         log.warning("lm-eval gave %d warning(s), the first: %s", len(said), said[0])
     return _scores(results, _environment(model, batch_size, limit))
+
+
+def check(
+    tasks: Sequence[str],
+    task_dirs: Sequence[Path] = (),
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 8,
+) -> None:
+    """Refuse what `evaluate` would refuse of these arguments (names, files, folders, options), without a model and in seconds."""
+    wanted = _wanted(tasks, task_dirs, limit, num_fewshot, batch_size)
+    harness = _harness()
+    names = [task for task, rows in wanted.items() if not rows]
+    if names:
+        with _held_back():
+            _find(harness, names, task_dirs)
+
+
+def _wanted(
+    tasks: Sequence[str], task_dirs: Sequence[Path], limit: int | None, num_fewshot: int | None, batch_size: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of tasks that are files, none for names."""
+    _check(tasks, limit, num_fewshot, batch_size)
+    for folder in task_dirs:
+        if not folder.is_dir():
+            raise NotFound(f"Task folder {folder} does not exist.", "Give a folder of lm-eval YAML files with --task-dir.")
+    return {task: _read(task, num_fewshot or 0) for task in tasks}
 
 
 def _check(tasks: Sequence[str], limit: int | None, num_fewshot: int | None, batch_size: int) -> None:
@@ -235,8 +258,8 @@ def _index(harness: _Harness, folders: Sequence[Path], hub: bool) -> Any:
     return harness.manager(include_path=[str(folder) for folder in folders], include_defaults=hub)
 
 
-def _load(harness: _Harness, specs: Sequence[str], folders: Sequence[Path]) -> Any:
-    """Tasks and their data. Raises UsageError, NotFound and MissingDependency."""
+def _find(harness: _Harness, specs: Sequence[str], folders: Sequence[Path]) -> Any:
+    """The index that knows every task. Raises UsageError for one that is unknown."""
     index = _index(harness, folders, hub=False)
     local = dict(index.task_index)
     if any(spec not in local or local[spec].kind.name == "GROUP" for spec in specs):  # a group may name members outside its folder
@@ -244,6 +267,12 @@ def _load(harness: _Harness, specs: Sequence[str], folders: Sequence[Path]) -> A
     for spec in specs:
         if spec not in index.task_index:
             raise _unknown(spec, index.task_index, local, folders)
+    return index
+
+
+def _load(harness: _Harness, specs: Sequence[str], folders: Sequence[Path]) -> Any:
+    """Tasks and their data. Raises UsageError, NotFound and MissingDependency."""
+    index = _find(harness, specs, folders)
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     for spec in specs:
         try:

@@ -72,10 +72,18 @@ def resolve(source: str | None, home: Path, weights: bool = True) -> ModelRef:
 
 def skeleton(ref: ModelRef) -> nn.Module:
     """The model on the meta device, from its configuration only. Raises UsageError for a configuration transformers does not know."""
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    with _quiet(), torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(_config(ref))
+    config = _config(ref)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(
+            f"The model type {config.model_type!r} in {_config_file(ref)} is no causal language model.", "Give one that generates text."
+        )
+    try:
+        with _quiet(), torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # the model's own code meets values of the file that it never expected: any error can come
+        raise _unreadable(ref, error) from error
     return model.eval().requires_grad_(False)
 
 
@@ -192,13 +200,31 @@ def _config(ref: ModelRef) -> Any:
     try:
         with _quiet():
             if ref.gguf is None or (ref.path / _MANIFEST).is_file():
-                return AutoConfig.from_pretrained(ref.path, local_files_only=True)
+                return AutoConfig.from_pretrained(ref.path, local_files_only=True, trust_remote_code=False)
             return _clean(AutoConfig.from_pretrained(ref.gguf.parent, gguf_file=ref.gguf.name))
-    except (OSError, ValueError, KeyError) as error:
-        where = ref.gguf or ref.path / "config.json"
-        raise UsageError(
-            f"transformers cannot read the configuration in {where}: {error}", "Give a causal language model it knows."
-        ) from error
+    except Exception as error:  # as above
+        raise _unreadable(ref, error) from error
+
+
+def _config_file(ref: ModelRef) -> Path:
+    return ref.gguf or ref.path / "config.json"
+
+
+def _unreadable(ref: ModelRef, error: Exception) -> UsageError:
+    """A configuration that transformers refuses: its reason in one line, or the model type where that is unknown."""
+    import transformers
+
+    hint = f"Give a causal language model that transformers {transformers.__version__} knows."
+    with contextlib.suppress(OSError, ValueError):  # a .gguf file that is not converted yet, or no JSON: then the error itself tells
+        values = json.loads((ref.path / "config.json").read_text(encoding="utf-8"))
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if not isinstance(kind, str):
+            return UsageError(f"The configuration in {_config_file(ref)} names no model_type.", hint)
+        if kind not in transformers.CONFIG_MAPPING:
+            return UsageError(f"The model type {kind!r} in {_config_file(ref)} is not one that transformers knows.", hint)
+    # The errors of transformers explain themselves at length, with advice for programmers.
+    reason = " ".join(str(error).split()).partition(". ")[0][:200].rstrip(".")
+    return UsageError(f"transformers cannot read the configuration in {_config_file(ref)}: {reason}.", hint)
 
 
 def _clean(config: Any) -> Any:

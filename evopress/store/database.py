@@ -172,6 +172,7 @@ class Database:
 
     def _explain_sqlite(self, text: str) -> EvopressError:
         file = self.file
+        assert file is not None
         if "not a database" in text or "malformed" in text:
             return self._damaged(text)
         if "readonly" in text or "read-only" in text:

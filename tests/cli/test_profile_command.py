@@ -148,6 +148,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(model=model, tokenizer=tokenizer, tasks=tasks, dirs=dirs, limit=limit, shots=shots, batch=batch)
         return SCORES
 
+    def check(tasks: Any, *_: Any) -> None:
+        assert "profile" not in seen, "the model was opened before its tasks were checked"
+        seen["checked"] = tasks
+
+    seen["check"] = evopress.fitness.tasks.check
+    monkeypatch.setattr(evopress.fitness.tasks, "check", check)
     monkeypatch.setattr(evopress.run, "open_profile", open_profile)
     monkeypatch.setattr(evopress.fitness.tasks, "evaluate", evaluate)
     return seen
@@ -171,6 +177,7 @@ def test_evaluate_stores_and_prints(own_store: Planted, asked: dict[str, Any], t
     )
     assert result.exit_code == 0, result.output
     assert asked["profile"] == own_store.digests["uniform"]
+    assert asked["checked"] == ["mine", "other"]
     assert (asked["model"], asked["tokenizer"], asked["device"], asked["dtype"]) == ("model", "tokenizer", "cpu", "auto")
     assert (asked["tasks"], asked["dirs"], asked["limit"], asked["shots"], asked["batch"]) == (["mine", "other"], [tmp_path], 100, 2, 8)
     table = [line.split() for line in result.stdout.splitlines()]
@@ -202,13 +209,23 @@ def test_evaluate_json(own_store: Planted, asked: dict[str, Any]) -> None:
     ("arguments", "code", "text"),
     [
         (["demo", "--tasks", " , "], 2, "names no task"),
-        (["demo", "--tasks", "a", "--task-dir", "absent"], 5, "There is no task folder absent"),
+        (["demo", "--tasks", "a", "--task-dir", "absent"], 5, "Task folder absent does not exist."),
         (["demo/none", "--tasks", "a"], 5, "Unknown label 'none'"),
+        (["demo", "--tasks", "absent.jsonl"], 5, "Task file absent.jsonl does not exist."),
+        (["demo", "--tasks", "arc_easy,arc_esay"], 2, "Unknown task 'arc_esay'. Did you mean 'arc_easy'"),
     ],
 )
 def test_evaluate_refuses_before_anything_is_loaded(
-    planted: Planted, asked: dict[str, Any], arguments: list[str], code: int, text: str
+    planted: Planted, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, text: str
 ) -> None:
+    """With the real check of the tasks, on a small part of lm-eval's list: indexing all of it takes half a minute."""
+    import lm_eval.tasks
+
+    from evopress.fitness import tasks
+
+    arc, whole = Path(lm_eval.tasks.__file__).parent / "arc", tasks._index
+    monkeypatch.setattr(tasks, "_index", lambda harness, folders, hub: whole(harness, [*([arc] if hub else []), *folders], hub=False))
+    monkeypatch.setattr(tasks, "check", asked.pop("check"))
     result = invoke(command.app, "evaluate", *arguments, "--storage", planted.url)
     assert result.exception.exit_code == code
     assert text in str(result.exception)

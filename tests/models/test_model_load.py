@@ -181,11 +181,25 @@ def test_what_does_not_exist_is_not_found(tmp_path: Path, monkeypatch: pytest.Mo
         assert raised.value.exit_code == 5
 
 
-def test_a_configuration_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "abacus"}', r"The model type 'abacus' in .*config\.json is not one that transformers knows\."),
+        ('{"model_type": "vit"}', r"The model type 'vit' in .*config\.json is no causal language model\."),
+        ('{"hidden_size": 4}', r"The configuration in .*config\.json names no model_type\."),
+        ('["model_type"]', r"names no model_type\."),
+        ("{oops", r"cannot read the configuration in .*config\.json: .* is not a valid JSON file\."),
+        ('{"model_type": "llama", "hidden_size": "x"}', r"cannot read the configuration in .*'hidden_size' expected int"),
+        ('{"model_type": "abacus", "auto_map": {"AutoConfig": "code.Config"}}', r"The model type 'abacus'"),
+    ],
+)
+def test_a_configuration_that_is_no_causal_language_model_is_refused_in_one_line(tmp_path: Path, config: str, message: str) -> None:
     save(tmp_path / "m")
-    (tmp_path / "m" / "config.json").write_text('{"model_type": "abacus"}')
-    with pytest.raises(UsageError, match=r"cannot read the configuration in .*config\.json"):
+    (tmp_path / "m" / "config.json").write_text(config)
+    with pytest.raises(UsageError, match=message) as caught:
         skeleton(resolve(str(tmp_path / "m"), tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(caught.value.message) < 300 + len(str(tmp_path))
 
 
 def test_damaged_weights_of_a_folder_are_a_storage_error(tmp_path: Path) -> None:

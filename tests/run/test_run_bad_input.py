@@ -175,11 +175,14 @@ def test_a_device_that_is_not_there(start: Start, monkeypatch: pytest.MonkeyPatc
         ("latin.jsonl", b'{"text": "caf\xe9"}', 2, "is not UTF-8"),
         ("page.html", b"<p>", 2, "Unknown text file type '.html'"),
         (None, b"", 5, "is neither a file nor a known name."),
+        ("folder.txt/", b"", 2, "is a folder.\n  Give one .txt or .jsonl file"),
     ],
 )  # fmt: skip
 def test_text_that_cannot_be_used(start: Start, tmp_path: Path, name: str | None, content: bytes, code: int, message: str) -> None:
     path = tmp_path / (name or "absent.txt")
-    if name:
+    if name and name.endswith("/"):
+        path.mkdir()
+    elif name:
         path.write_bytes(content)
     answer = start(text=str(path))
     assert answer.code == code
