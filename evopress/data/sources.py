@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evopress.api import MissingDependency, NotFound, UsageError, unknown
+from evopress.data.tokens import ROLES
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def read(source: str) -> list[str]:
 
     A .txt file is one document, however many paragraphs it has, unless it is cut by `<|endoftext|>` or begins with a WikiText title
     (` = Title = `), as the data set `wikitext2` does: then every title begins a document. A .jsonl file holds one document a line, an
-    object with a `text` field or a string. A document that occurs again is left out; their number is logged as a warning.
+    object with a `text` field or a string. A document that occurs again is left out. Warnings are logged for the number of those, and for
+    a text of too few documents to share out between the roles.
     Raises NotFound, UsageError, MissingDependency.
     """
     if source == DEFAULT:
@@ -57,6 +59,9 @@ def read(source: str) -> list[str]:
     if len(distinct) < len(documents):
         log.warning("Text source %r: %d of %d documents are exact copies of others and are left out.",
                     source, len(documents) - len(distinct), len(documents))  # fmt: skip
+    if len(distinct) < len(ROLES):
+        log.warning("Text source %r is %d document(s), too few to share out: each role gets a stretch of it, and intervals speak of this"
+                    " text alone.", source, len(distinct))  # fmt: skip
     return list(distinct.values())
 
 

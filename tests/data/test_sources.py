@@ -62,6 +62,16 @@ def test_copies_of_a_document_are_left_out_and_counted(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_text_of_too_few_documents_is_told_once(tmp_path, caplog):
+    sources.read(text_file(tmp_path, "one<|endoftext|>two"))
+    assert [record.getMessage().partition(", ")[0] for record in caplog.records] == [
+        f"Text source {str(tmp_path / 'a.txt')!r} is 2 document(s)"
+    ]
+    caplog.clear()
+    sources.read(text_file(tmp_path, "one<|endoftext|>two<|endoftext|>three"))
+    assert not caplog.records
+
+
 def test_jsonl_reads_text_fields_and_plain_strings(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"text": "one"}) + "\n\n" + json.dumps("two") + "\n")
