@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """phase: plan, model, text, bank, baselines, search, heldout or speed. done of total: units of that phase (total 0: unknown).
+    """phase: plan, model, text, bank, search, heldout or speed. done of total: units of that phase (total 0: unknown).
 
     watch: fitness of the incumbent on a few fixed documents, which steer nothing; gain: how far it lies below uniform's on the same ones
     (both None outside a search, and watched only every few generations). It is neither the best fitness seen nor that of the last rung.

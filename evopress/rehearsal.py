@@ -40,7 +40,8 @@ def make_searcher(
     plan: Plan, registry: Registry, texts: Texts, name: str, options: Mapping[str, Any], errors: Errors, starts: tuple[Genotype, ...] = ()
 ) -> Searcher:
     """A searcher on the study's problem, with a random generator of its own from the study's seed and its name."""
-    tokens = texts.tokens("search")
-    problem = Problem(plan.space, plan.budgets, tokens.digest, tuple(map(len, tokens.documents)), errors, starts)
-    made: Searcher = registry.get("searcher", name)(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
+    tokens, cls = texts.tokens("search"), registry.get("searcher", name)
+    lengths = tuple(map(len, tokens.documents))
+    problem = Problem(plan.space, plan.budgets, tokens.digest, lengths, errors if "errors" in cls.needs else (), starts)
+    made: Searcher = cls(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
     return made

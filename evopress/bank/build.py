@@ -71,7 +71,8 @@ def _compress_site(tasks_: Sequence[Task], bank: Bank, weight_RC: Tensor, stats:
     for group in by_method.values():
         site, method = group[0].site, group[0].method
         keys = {task.level: task.key for task in group}
-        for variant in method.compress(site, weight_RC, stats, list(keys)):
+        given = stats if "second_moment" in method.needs else Statistics(None, stats.tokens)
+        for variant in method.compress(site, weight_RC, given, list(keys)):
             expected = method.cost(site, variant.level)
             if variant.cost != expected:
                 raise NumericalError(f"Method {method.name} promised {expected} at {site.name} {variant.level}, but made {variant.cost}.")

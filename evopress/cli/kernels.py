@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List kernels that run packed weights; time them on this machine.", no_args_is_help=True, rich_markup_mode=None)
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+MOST_WEIGHTS = 2**30
+"""Largest matrix that is timed: 4 GiB in float32."""
 _SHAPE = re.compile(r"([1-9]\d*)[xX×]([1-9]\d*)")
 
 
@@ -81,6 +83,9 @@ def bench(
     from evopress.latency.clock import fingerprint
     from evopress.store import Store
 
+    kernels = Registry.load().kernels()
+    for text in format or []:
+        check_format(text, kernels)
     if threads is not None:
         torch.set_num_threads(threads)
     about = fingerprint()
@@ -90,7 +95,7 @@ def bench(
         floor = measure_floor(dtypes)
         rows: list[KernelRow] = []
         wanted = (shapes or list(DEMO_SHAPES), tokens or list(DEMO_TOKENS), format or list(DEMO_FORMATS), dtypes)
-        for row in _measure(Registry.load().kernels(), *wanted, rounds, seconds, seed, floor):
+        for row in _measure(kernels, *wanted, rounds, seconds, seed, floor):
             store.put_latency(latency_row(row, about))
             rows.append(row)
         where = store.describe()
@@ -107,7 +112,17 @@ def read_shape(text: str) -> tuple[int, int]:
     match = _SHAPE.fullmatch(text.strip())
     if not match:
         raise UsageError(f"Cannot read shape {text!r}.", "Write rows out x columns in: --shape 1536x576.")
-    return int(match.group(1)), int(match.group(2))
+    shape = int(match.group(1)), int(match.group(2))
+    if shape[0] * shape[1] > MOST_WEIGHTS:
+        raise UsageError(f"Shape {text.strip()} has {shape[0] * shape[1]:,} weights.", f"At most {MOST_WEIGHTS:,} are timed.")
+    return shape
+
+
+def check_format(text: str, kernels: Sequence[Kernel]) -> None:
+    """Raise UsageError for a weight format that no kernel names."""
+    if not any(re.fullmatch(pattern, text) for kernel in kernels for pattern in kernel.formats):
+        known = sorted({pattern for kernel in kernels for pattern in kernel.formats})
+        raise UsageError(f"No kernel runs the format {text!r} of --format.", f"Known, as regular expressions: {', '.join(known)}.")
 
 
 def _measure(

@@ -65,6 +65,10 @@ def resolve(source: str | None, home: Path, weights: bool = True) -> ModelRef:
         return _gguf_ref(path.resolve(), home, path.stem)
     if path.is_dir():
         return _folder_ref(path.resolve(), path.resolve().name, weights)
+    if path.is_file():
+        raise UsageError(
+            f"{source!r} is a file, not a model.", "Give a folder with config.json, a .gguf file, or a hub id such as org/name."
+        )
     if not _HUB_ID.fullmatch(source):
         raise NotFound(f"There is no folder {source!r}.", "Give a folder with config.json, a .gguf file, or a hub id such as org/name.")
     return _folder_ref(_download(source, weights), source, weights)

@@ -117,4 +117,9 @@ def test_unknown_type_and_format(tmp_path: Path, quick_floor: engine.Floor) -> N
     assert result.exception.exit_code == 2
     result = invoke(app, "bench", "--shape", "8x8", "--format", "int9-g8", "--storage", f"sqlite:///{tmp_path / 'k.db'}")
     assert result.exception.exit_code == 2
-    assert "int9-g8" in str(result.exception)
+    assert "No kernel runs the format 'int9-g8' of --format. Known, as regular expressions: absent, bitmask, dense," in str(
+        result.exception
+    )
+    result = invoke(app, "bench", "--shape", "99999x999999")
+    assert "Shape 99999x999999 has 99,998,900,001 weights. At most 1,073,741,824 are timed." in str(result.exception)
+    assert not (tmp_path / "k.db").exists(), "something was measured first"

@@ -181,6 +181,12 @@ def test_what_does_not_exist_is_not_found(tmp_path: Path, monkeypatch: pytest.Mo
         assert raised.value.exit_code == 5
 
 
+def test_a_file_that_is_no_gguf_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"notes\.txt' is a file, not a model\. Give a folder with config\.json, a \.gguf file"):
+        resolve(str(tmp_path / "notes.txt"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
