@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ _STOPS = frozenset({"stop_generations", "stop_tokens", "stop_seconds"})
 _CHECKS = frozenset({"least_coverage"})
 DEFAULT_STOP_TOKENS = 500_000
 """Token-forwards of a search whose study names no stop at all."""
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Tokens = Annotated[int, Field(ge=2)]
 
 
@@ -32,7 +34,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name in the store; default: from the digest")]
+    name: Annotated[str, Field(pattern=f"^{_NAME}$", description="name in the store; default: from the digest")]
     model: Annotated[str, Field(description="hub id, local folder or .gguf file; empty: the demo model")] = ""
     text: Annotated[str, Field(description="sotu, wikitext2, c4, fineweb-edu, or a .txt or .jsonl file")] = "sotu"
     methods: Annotated[tuple[str, ...], Field(min_length=1, description="methods with options, e.g. gptq(bits=2..5,group=64)")] = (
@@ -115,6 +117,11 @@ class Study(BaseModel):
             raise UsageError(f"Study file {path} is not TOML: {error}.", "See studies/README.md.") from error
         except OSError as error:
             raise NotFound(f"Study file {path} cannot be read: {error.strerror}.", "Give a file you may read.") from error
+        if "name" not in values and not re.fullmatch(_NAME, path.stem):
+            raise UsageError(
+                f"The name {path.stem!r} of study file {path} is none for a study.",
+                f"Rename the file, or give it a key name: {_allowed('name')}.",
+            )
         return Study.make({"name": path.stem, **values}, str(path))
 
 

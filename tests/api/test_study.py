@@ -78,6 +78,17 @@ def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
         Study.read(Path("nightly"))
 
 
+def test_a_file_whose_name_is_none_for_a_study(tmp_path: Path) -> None:
+    file = tmp_path / "my study.toml"
+    file.write_text("seed = 1\n")
+    with pytest.raises(
+        UsageError, match=r"The name 'my study' of study file .* is none for a study\. Rename the file, or give it a key name"
+    ):
+        Study.read(file)
+    file.write_text('name = "mine"\n')
+    assert Study.read(file).name == "mine"
+
+
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + b"seed = 3\n")
     assert (Study.read(tmp_path / "mine.toml").name, Study.read(tmp_path / "mine.toml").seed) == ("mine", 3)
