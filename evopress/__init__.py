@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evopress.events import Listener
-    from evopress.run import Run
+    from evopress.found import Run
 
 __all__ = ["search"]
 

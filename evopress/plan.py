@@ -173,6 +173,8 @@ def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int,
     groups: list[tuple[int, ...]] = []
     for link in links:
         wanted = [role.strip() for role in link.split("+")]
+        if len(set(wanted)) < 2:
+            raise UsageError(f"Link {link!r} joins no two roles.", "Write two or more roles of a block, e.g. q_proj+k_proj+v_proj.")
         for role in wanted:
             if role not in roles:
                 raise unknown("role", role, roles, f"link {link!r}")

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evopress.api import StorageError, UsageError
+from evopress.api import StorageError, UsageError, unknown
 from evopress.models.load import pick_dtype
 
 if TYPE_CHECKING:
     import torch
+
+DTYPES = ("auto", "bfloat16", "float32")
+"""What a study may compute in; float16 overflows in some models."""
 
 
 def check_device(device: str) -> None:
@@ -36,6 +39,12 @@ def check_device(device: str) -> None:
             f"Device {device!r} is not there: torch {torch.__version__} sees {found} CUDA devices.",
             "Leave out --device to run on the CPU, or install a torch built for CUDA and check the driver.",
         )
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise UsageError for a type that is none of DTYPES."""
+    if dtype not in DTYPES:
+        raise unknown("type", dtype, DTYPES, "--dtype")
 
 
 def arithmetic(dtype: torch.dtype, device: str) -> str:

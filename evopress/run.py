@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,27 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import (
     DENSE,
     Ask,
-    Cost,
     Genotype,
     NotFound,
     NumericalError,
     Profile,
-    QualityGateFailed,
     Stopped,
     Trial,
     UsageError,
 )
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
+from evopress.found import Best, Row, Run
 from evopress.hooks.registry import Registry
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
+from evopress.precision import check_device, check_dtype
 from evopress.provenance import commit
 from evopress.rehearsal import make_searcher, rehearse
-from evopress.report.statistics import P_VALUE, Interval, Paired, accepted, interval, paired
+from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.speed import speeds
-from evopress.store import LatencyRow, ProfileRow, RunRow, Store, load_reference
+from evopress.store import ProfileRow, Store, load_reference
+from evopress.texts import Texts
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -60,101 +61,6 @@ class Interrupted(Stopped):
     code = "interrupted"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One profile of the final comparison, on the held-out documents.
-
-    label: dense, uniform, random, greedy, knapsack or the searcher. against_uniform: paired differences of the fitness.
-    search_evaluations, search_tokens: evaluations and token-forwards spent to find it.
-    speed: phase -> measured tokens per second, absent where it was not measured.
-    """
-
-    label: str
-    profile: Profile
-    cost: Cost
-    bits: float
-    kl: Interval
-    nll: Interval
-    against_uniform: Paired | None
-    search_evaluations: int = 0
-    search_tokens: int = 0
-    speed: Mapping[str, LatencyRow] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Best:
-    """The winner. `apply` writes it into a model; `tokenizer` is the model's own."""
-
-    label: str
-    profile: Profile
-    _bench: Workbench = field(repr=False, compare=False)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the study's model."""
-        return self._bench.tokenizer
-
-    def apply(self, model: nn.Module | str | Path | None = None) -> nn.Module:
-        """Stitch the winner into `model` (default: the study's own) and return it: a live model that generates text.
-
-        The model must have the sites of the study's model. Its weights are replaced by de-quantised ones; dropped parts are skipped.
-        """
-        from evopress.models.stitch import Stitcher
-
-        self._bench.complete_bank()
-        if isinstance(model, str | Path):
-            from evopress.models.load import load, resolve
-
-            model = load(resolve(str(model), self._bench.home), self._bench.dtype, self._bench.device)[0]
-        target = self._bench.model if model is None else model
-        stitcher = self._bench.stitcher if model is None else Stitcher(target, self._bench.plan.sitemap.sites)
-        stitcher.set(self.profile, self._bench.decoder)
-        return target
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run found: the comparison on held-out documents, and the winner.
-
-    history: every execution of the study so far, this one last. remarks: what the searchers say of their profiles, by label.
-    """
-
-    study: Study
-    plan: Plan
-    rows: tuple[Row, ...]
-    best: Best
-    outcome: Outcome
-    storage: str
-    history: tuple[RunRow, ...] = ()
-    remarks: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def gain(self) -> Paired | None:
-        """The winner against uniform: a paired test of the fitness on held-out documents."""
-        return next(row.against_uniform for row in self.rows if row.label == self.best.label)
-
-    def require_gain(self) -> None:
-        """Raise QualityGateFailed unless the winner beats uniform on held-out documents: a lower mean, and p < 0.01."""
-        if self.gain is None or not accepted(self.gain.difference, self.gain.p):
-            p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"
-            raise QualityGateFailed(
-                f"The profile of {self.best.label} does not beat uniform on held-out documents ({p}, asked for p < {P_VALUE}).",
-                "Search longer, or judge on more text: with few documents no p can be small enough (raise --heldout-tokens).",
-            )
-
-    def __str__(self) -> str:
-        from evopress.report.comparison import comparison_text
-        from evopress.report.result import result_json
-
-        return comparison_text(result_json(self))
-
-    def _repr_html_(self) -> str:
-        from evopress.report.comparison import comparison_html
-        from evopress.report.result import result_json
-
-        return comparison_html(result_json(self))
-
-
 def execute(
     study: Study,
     storage: str,
@@ -174,12 +80,17 @@ def execute(
     before any weight is read.
     """
     registry = registry or Registry.load()
-    plan = with_weights(make_plan(study, registry, home), home)
+    check_device(device)
+    check_dtype(dtype)
+    plan = make_plan(study, registry, home)
     listen(Progress("plan", facts(plan)))
+    texts = Texts(plan, listen)
+    rehearse(plan, registry, texts)
+    plan = with_weights(plan, home)
     store = Store.open(storage)
     try:
         load_reference(store)
-        bench = Workbench(plan, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
+        bench = Workbench(plan, texts, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
         with _recorded(store, bench, command) as study_id:
             run = _Execution(bench, study_id, clock).run(speed)
         return replace(run, history=tuple(store.runs(study_id)))
@@ -193,8 +104,8 @@ def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
     from evopress.latency.clock import fingerprint
 
     plan = bench.plan
-    study_id = store.study(plan.study.name, plan.study.identity, plan.study.digest).id
     bench.save_model()
+    study_id = store.study(plan.study.name, plan.study.identity, plan.study.digest).id
     bench.run_id = store.start_run(
         study_id,
         seed=plan.study.seed,
@@ -252,7 +163,6 @@ class _Execution:
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
-        rehearse(self.plan, self.bench.registry, self.bench.texts)
         self.bench.complete_bank()
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
         self._gate(simple["uniform"])
@@ -425,7 +335,8 @@ def open_profile(
     found = store.find_study(results[-1].study)
     study = Study.make({"name": found.name, **found.definition}, f"stored study {found.name}")
     registry = Registry.load()
-    bench = Workbench(with_weights(make_plan(study, registry, home), home), registry, store, home, listen, device, dtype)
+    plan = with_weights(make_plan(study, registry, home), home)
+    bench = Workbench(plan, Texts(plan, listen), registry, store, home, listen, device, dtype)
     if bench.model_digest != row.model_digest:
         raise UsageError(
             f"Study {found.name} ran on weights {row.model_digest[:12]}, but {bench.plan.ref.name} now has {bench.model_digest[:12]}.",
@@ -437,7 +348,9 @@ def open_profile(
 def _eta(totals: Totals, stops: Stops, generations: int) -> float | None:
     """Seconds left by the tightest of the stops, from what was measured now and not read from the store."""
     shares = []
-    if generations and totals.generation:
+    if not totals.generation:
+        return None  # the first questions are about the start, and tell nothing of the pace
+    if generations:
         shares.append(totals.generation / generations)
     if stops.tokens:
         shares.append(totals.tokens / stops.tokens)

@@ -7,10 +7,10 @@ twice. Called by `evopress.run` alone.
 from __future__ import annotations
 
 import hashlib
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import ABSENT, DENSE, DROP, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
@@ -20,9 +20,10 @@ from evopress.data.tokens import Role, TokenSet
 from evopress.events import Listener, Progress
 from evopress.hooks.registry import Registry
 from evopress.models.load import load, weights_digest
+from evopress.models.prefix import Path, Prefixes
 from evopress.models.stitch import Stitcher
 from evopress.plan import Plan
-from evopress.precision import arithmetic, check_device, remembered_dtype
+from evopress.precision import arithmetic, remembered_dtype
 from evopress.store import BankEntry, Owner, Store, StoredTrial, TokenSetRow, TrialKey
 from evopress.texts import Texts
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DECODER_BYTES = 4 * 2**30
 """Memory for decoded weights."""
+PREFIX_BYTES = 2 * 2**30
+"""Memory for hidden states that the next candidate may share."""
 BUSY_POLL_SECONDS = 0.2
 PARTIAL_SECONDS = 3600.0
 """Half-written bank files older than this belong to nobody."""
@@ -43,24 +46,23 @@ class Workbench:
     def __init__(
         self,
         plan: Plan,
+        texts: Texts,
         registry: Registry,
         store: Store,
-        home: Path,
+        home: pathlib.Path,
         listen: Listener,
         device: str = "cpu",
         dtype: str = "auto",
         bank_quota_bytes: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        check_device(device)
-        self.plan, self.registry, self.store, self.home, self.listen = plan, registry, store, home, listen
+        self.plan, self.texts, self.registry, self.store, self.home, self.listen = plan, texts, registry, store, home, listen
         self.device, self.clock = device, clock
         self.asked_dtype = dtype
         self.bank = Bank(home / "bank", bank_quota_bytes)
         self.owner = Owner.current()
         self.run_id: int | None = None
         self._fitness: dict[tuple[str, str], Fitness] = {}
-        self.texts = Texts(plan, listen)
         self._token_sets: set[Role] = set()
         self._stored: dict[TrialKey, StoredTrial] = {}
 
@@ -124,6 +126,25 @@ class Workbench:
     def stitcher(self) -> Stitcher:
         """Writes profiles into the model."""
         return Stitcher(self.model, self.plan.sitemap.sites)
+
+    @cached_property
+    def prefixes(self) -> Prefixes:
+        """Hidden states shared by candidates; none are kept for a model whose blocks read more than the hidden states."""
+        import torch
+
+        blocks = list(self.model.get_submodule(self.plan.sitemap.stack).children())
+        made = Prefixes(blocks, PREFIX_BYTES)
+        if not made.exact(self.model, torch.tensor([self.tokens("search").documents[0][:16]], device=self.device)):
+            self.listen(Progress("model", "its blocks read more than the hidden states, so candidates share none"))
+            return Prefixes(blocks, 0)
+        return made
+
+    def path(self, profile: Profile) -> Path:
+        """What every block computes under a profile."""
+        blocks: dict[int, list[Level]] = {}
+        for site in self.plan.sitemap.sites:
+            blocks.setdefault(site.depth, []).append(profile[site.name])
+        return tuple(tuple(levels) for _, levels in sorted(blocks.items()))
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -263,7 +284,8 @@ class Workbench:
         look(list(wanted))
         while missing := [key for key in wanted if key not in found]:
             progressed = False
-            for key in missing:
+            # Neighbours next to each other: each continues the one before at the first block where they part.
+            for key in sorted(missing, key=lambda key: str(self.path(wanted[key]))):
                 if self.store.claim([key], self.owner).claimed:
                     trial = self._take(wanted[key], slice_, fitness, role)
                     stored = self.store.put_trial(key, trial, bits=self.plan.space.bits(trial.cost), run_id=self.run_id)
@@ -287,7 +309,8 @@ class Workbench:
         scorer = self.fitness(fitness, role)
         started = self.clock()
         self.stitcher.set(profile, self.decoder)
-        values, weights = scorer.score(self.model, self._documents(slice_, role))
+        with self.prefixes.along(self.path(profile)):
+            values, weights = scorer.score(self.model, self._documents(slice_, role))
         seconds = self.clock() - started
         bad = [value for value in values if not abs(value) < float("inf")]
         if bad:

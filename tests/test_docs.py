@@ -22,7 +22,7 @@ from evopress.api import Level, UsageError, parse_method
 from evopress.api.study import DEFAULT_STOP_TOKENS, Study
 from evopress.cli import app
 from evopress.hooks.registry import HOOKS, Registry
-from evopress.run import searcher_class
+from evopress.plan import searcher_class
 from evopress.search.evolve import Evolve
 from evopress.search.sampling import Random
 from evopress.testing.searchers import planted_problem, planted_space

@@ -10,15 +10,12 @@ from typing import Annotated
 
 import typer
 
-from evopress.api.errors import unknown
-
-TYPES = ("auto", "bfloat16", "float32")
-"""What --dtype may be; auto is the faster of the two on this machine, measured once."""
-
 
 def _known_type(value: str | None) -> str | None:
-    if value is not None and value not in TYPES:
-        raise unknown("type", value, TYPES, "--dtype")
+    if value is not None:
+        from evopress.precision import check_dtype
+
+        check_dtype(value)
     return value
 
 

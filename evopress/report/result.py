@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evopress.report.statistics import Interval
 
 if TYPE_CHECKING:
-    from evopress.run import Row, Run
+    from evopress.found import Row, Run
     from evopress.store.rows import RunRow
 
 Document = dict[str, Any]

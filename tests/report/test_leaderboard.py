@@ -215,9 +215,9 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
 
     from evopress.api import DENSE, Budget, Cost, Profile
     from evopress.api.study import Study
+    from evopress.found import Row
     from evopress.report.result import result_json
     from evopress.report.statistics import Interval, Paired
-    from evopress.run import Row
     from evopress.store import LatencyRow
 
     profile, study = Profile.of({"a": DENSE}), Study.make({"name": "demo"})

@@ -17,11 +17,11 @@ from tiny_study import Answer, Tiny, Whole
 from evopress.api import ABSENT, DENSE, DROP, NumericalError, Profile, QualityGateFailed, Site
 from evopress.api.formats import decode
 from evopress.fitness import KL, Perplexity
+from evopress.found import Run
 from evopress.models.load import load
 from evopress.models.stitch import Stitcher
 from evopress.models.weights import Slot
 from evopress.report.statistics import Paired, paired
-from evopress.run import Run
 from evopress.store import Store
 
 

@@ -18,8 +18,9 @@ import evopress
 from evopress.api import Stopped
 from evopress.cli import live
 from evopress.events import Progress
+from evopress.found import Run
 from evopress.models.load import pick_dtype
-from evopress.run import Interrupted, Run
+from evopress.run import Interrupted
 from evopress.store import Store
 from evopress.workbench import remembered_dtype
 
