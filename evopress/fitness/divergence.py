@@ -1,12 +1,14 @@
 """KL divergence of a compressed model from the dense one, exact over the whole vocabulary.
 
 Shapes: B documents, T tokens, P positions, D width, V vocabulary. The teacher is kept as final hidden states (T×D a document), and both
-sides' logits are recomputed in chunks of positions, so memory does not grow with the vocabulary times the text.
+sides' logits are recomputed in chunks of positions, so memory does not grow with the vocabulary times the text. The teacher's logits of the
+documents in use are kept between scores as far as LOGIT_BYTES go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from evopress.api import Fitness
@@ -17,15 +19,21 @@ if TYPE_CHECKING:
     from evopress.fitness.head import Head
 
 
+LOGIT_BYTES = 512 * 2**20
+"""Memory for the teacher's logits: a fixed amount, whatever the vocabulary."""
+
+
 class KL(Fitness):
     """Forward KL(dense‖compressed) in nats a token, mean over all positions but the last of each document (EvoPress, 2410.14649, §3)."""
 
     name = "kl"
     unit = "nats/token"
+    version = 2
     zero_when_dense = True
 
     def __init__(self) -> None:
         self._teacher: dict[int, Tensor] = {}
+        self._logits: dict[tuple[int, int, int], Tensor] = {}
         self._head: Head | None = None
 
     def prepare(self, model: nn.Module, documents: Mapping[int, Tensor]) -> None:
@@ -51,25 +59,44 @@ class KL(Fitness):
         if self._head is None:
             raise RuntimeError("KL.score() before KL.prepare()")
         values, student_head = [0.0] * len(documents), Head(model)
+        self._forget_others(documents)
         for members in batches(documents):
             hidden_BTD = final_hidden(model, torch.stack([documents[i][1] for i in members]))
             for row, i in enumerate(members):
-                index, ids = documents[i]
+                index, _ids = documents[i]
                 # A shortened document reads a prefix of the teacher's states: the model is causal.
-                teacher_PD = self._teacher[index][: len(ids) - 1]
-                values[i] = mean_kl(teacher_PD, self._head, hidden_BTD[row, :-1], student_head)
+                values[i] = mean_kl(partial(self._teacher_logits, index), hidden_BTD[row, :-1], student_head)
         return values, [len(ids) - 1 for _, ids in documents]
 
+    def _teacher_logits(self, index: int, chunk: slice) -> Tensor:
+        """P×V logits of some positions of a document; kept where they fit."""
+        assert self._head is not None
+        key = (index, chunk.start, chunk.stop)
+        if key in self._logits:
+            return self._logits[key]
+        logits_PV = self._head(self._teacher[index][chunk])
+        if logits_PV.nbytes + sum(kept.nbytes for kept in self._logits.values()) <= LOGIT_BYTES:
+            self._logits[key] = logits_PV
+        return logits_PV
 
-def mean_kl(teacher_PD: Tensor, teacher_head: Head, student_PD: Tensor, student_head: Head) -> float:
-    """Mean over positions of Σ_v p (log p - log q), p and q the softmax of the teacher's and the student's logits; chunked over P."""
+    def _forget_others(self, documents: Sequence[tuple[int, Tensor]]) -> None:
+        """Free the logits of documents that are not in use."""
+        used = {index for index, _ in documents}
+        self._logits = {key: kept for key, kept in self._logits.items() if key[0] in used}
+
+
+def mean_kl(teacher: Callable[[slice], Tensor], student_PD: Tensor, student_head: Head) -> float:
+    """Mean over positions of Σ_v p (log p - log q), p and q the softmax of the teacher's and the student's logits; chunked over P.
+
+    teacher: P×V logits of a slice of positions.
+    """
     import torch
 
     from evopress.fitness.head import CHUNK_POSITIONS, chunks
 
     with torch.no_grad():
-        parts = [chunk_kl(teacher_head(teacher_PD[c]), student_head(student_PD[c])) for c in chunks(len(teacher_PD), CHUNK_POSITIONS)]
-    return sum(parts) / len(teacher_PD)
+        parts = [chunk_kl(teacher(chunk), student_head(student_PD[chunk])) for chunk in chunks(len(student_PD), CHUNK_POSITIONS)]
+    return sum(parts) / len(student_PD)
 
 
 def chunk_kl(teacher_PV: Tensor, student_PV: Tensor) -> float:

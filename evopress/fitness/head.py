@@ -17,7 +17,7 @@ from evopress.api import UsageError
 
 BATCH_TOKENS = 4096
 """Most tokens in one forward pass."""
-CHUNK_POSITIONS = 128
+CHUNK_POSITIONS = 512
 """Positions whose logits exist at once: enough rows for the matrix product to run at speed."""
 CACHE_POSITIONS = 8
 """Positions a softmax works on at once: few enough for float32 rows of a large vocabulary to stay in the processor's second-level cache."""
@@ -43,8 +43,8 @@ def final_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` that cover `count` positions."""
-    return (slice(start, start + size) for start in range(0, count, size))
+    """Slices of `size` that cover `count` positions; the last one ends there."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 class Head:

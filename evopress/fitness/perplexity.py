@@ -18,6 +18,7 @@ class Perplexity(Fitness):
 
     name = "perplexity"
     unit = "nats/token"
+    version = 2
 
     def prepare(self, model: nn.Module, documents: Mapping[int, Tensor]) -> None:
         """Check that the head can be recomputed; nothing is kept of the dense model."""

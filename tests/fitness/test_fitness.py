@@ -8,7 +8,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from evopress.api import UsageError
 from evopress.fitness import KL, Perplexity
-from evopress.fitness.head import Head, batches, final_hidden
+from evopress.fitness.head import CHUNK_POSITIONS, Head, batches, final_hidden
 
 
 def llama(seed=0, dtype=torch.float32):
@@ -128,10 +128,29 @@ def test_largest_tensor_does_not_grow_with_the_text(monkeypatch):
 
     monkeypatch.setattr(Head, "__call__", spy)
     teacher = llama(0)
-    for length in (200, 800):
+    for length in (600, 2400):
         texts = documents([length])
         fitness = KL()
         fitness.prepare(teacher, texts)
         largest.clear()
         fitness.score(teacher, list(texts.items()))
-        assert max(largest) <= 128 * 97
+        assert max(largest) <= CHUNK_POSITIONS * 97
+
+
+def test_kept_logits_change_nothing_and_stay_within_their_memory(monkeypatch):
+    teacher, texts = llama(0), documents([70, 70, 33])
+    whole, calls = {}, []
+    for limit in (0, 97 * 4 * 100, 2**30):
+        monkeypatch.setattr("evopress.fitness.divergence.LOGIT_BYTES", limit)
+        fitness = KL()
+        fitness.prepare(teacher, texts)
+        calls.append(0)
+        head = fitness._head
+        monkeypatch.setattr(fitness, "_head", lambda hidden, head=head: (calls.__setitem__(-1, calls[-1] + 1), head(hidden))[1])
+        for chosen in ([0, 1, 2], [0, 1, 2], [2], [2, 1]):
+            for seed in (1, 2):
+                values = fitness.score(llama(seed), [(index, texts[index]) for index in chosen])
+                assert whole.setdefault((tuple(chosen), seed), values) == values
+            assert sum(kept.nbytes for kept in fitness._logits.values()) <= limit
+            assert {index for index, _, _ in fitness._logits} <= set(chosen)
+    assert calls[0] > calls[1] > calls[2] == 4
