@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from evopress.api import DENSE, Genotype, Problem, Searcher
+from evopress.api import DENSE, Differentiable, Genotype, Problem, Searcher, UsageError
 from evopress.data.tokens import ROLES
 from evopress.hooks.registry import Registry
 from evopress.plan import Plan, default_options, options_like, searcher_class
@@ -42,6 +42,12 @@ def make_searcher(
     """A searcher on the study's problem, with a random generator of its own from the study's seed and its name."""
     tokens, cls = texts.tokens("search"), registry.get("searcher", name)
     lengths = tuple(map(len, tokens.documents))
+    if "slopes" in cls.needs and not issubclass(registry.get("fitness", plan.study.fitness), Differentiable):
+        known = [name for name, fitness in registry.classes["fitness"].items() if issubclass(fitness, Differentiable)]
+        raise UsageError(
+            f"Searcher {name!r} needs slopes, and fitness {plan.study.fitness!r} of study {plan.study.name} has no gradient.",
+            f"Take one that has: {', '.join(sorted(known))}; or another searcher.",
+        )
     problem = Problem(plan.space, plan.budgets, tokens.digest, lengths, errors if "errors" in cls.needs else (), starts)
     made: Searcher = cls(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
     return made

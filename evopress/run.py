@@ -225,8 +225,8 @@ class _Execution:
 
         def measure(ask: Ask) -> Sequence[Trial]:
             nonlocal ordinal
-            trials = self.bench.measure(ask.profiles, ask.slice, self.study.fitness, "search")
-            ids = [self.bench.stored(profile, ask.slice, self.study.fitness).id for profile in ask.profiles]
+            trials = self.bench.measure(ask.profiles, ask.slice, self.study.fitness, "search", ask.slopes)
+            ids = [self.bench.stored(profile, ask.slice, self.study.fitness, ask.slopes).id for profile in ask.profiles]
             self.bench.store.record_step(
                 self.study_id, track, ordinal, ids, generation=ask.generation, stage=ask.stage, run_id=self.bench.run_id
             )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import ABSENT, DENSE, DROP, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
+from evopress.api import ABSENT, DENSE, DROP, Differentiable, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
 from evopress.bank.bank import Bank, Decoder, Recipe
 from evopress.bank.build import Task, build, tasks
 from evopress.data.tokens import Role, TokenSet
@@ -21,6 +21,7 @@ from evopress.events import Listener, Progress
 from evopress.hooks.registry import Registry
 from evopress.models.load import load, weights_digest
 from evopress.models.prefix import Path, Prefixes
+from evopress.models.slopes import slopes as slopes_of
 from evopress.models.stitch import Stitcher
 from evopress.plan import Plan
 from evopress.precision import arithmetic, remembered_dtype
@@ -255,9 +256,9 @@ class Workbench:
             self._fitness[(name, role)] = made
         return self._fitness[(name, role)]
 
-    def key(self, profile: Profile, slice_: Slice, fitness: str) -> TrialKey:
-        """The key a measurement has in the store."""
-        numerics = f"{self.arithmetic} {fitness}-{self.registry.get('fitness', fitness).version}"
+    def key(self, profile: Profile, slice_: Slice, fitness: str, slopes: bool = False) -> TrialKey:
+        """The key a measurement has in the store. One with slopes runs in other batches, so its last bits are its own."""
+        numerics = f"{self.arithmetic} {fitness}-{self.registry.get('fitness', fitness).version}{' with slopes' if slopes else ''}"
         return TrialKey(self.model_digest, profile.digest, slice_.digest, fitness, numerics, self.bank_of(profile))
 
     def measure_after(self, before: Profile, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
@@ -267,12 +268,12 @@ class Workbench:
             self.stitcher.set(before, self.decoder)
         return self.measure([profile], slice_, fitness, role)[0]
 
-    def measure(self, profiles: Sequence[Profile], slice_: Slice, fitness: str, role: Role) -> list[Trial]:
-        """Trials of profiles on a slice: from the store where it has them, else taken now and stored at once.
+    def measure(self, profiles: Sequence[Profile], slice_: Slice, fitness: str, role: Role, slopes: bool = False) -> list[Trial]:
+        """Trials of profiles on a slice: from the store where it has them, else taken now and stored at once. slopes: as in `Trial`.
 
         Another process on the same study may be taking some of them: those are waited for, never repeated.
         """
-        wanted = {self.key(profile, slice_, fitness): profile for profile in profiles}
+        wanted = {self.key(profile, slice_, fitness, slopes): profile for profile in profiles}
         found: dict[TrialKey, Trial] = {}
 
         def look(keys: Sequence[TrialKey]) -> bool:
@@ -287,18 +288,18 @@ class Workbench:
             # Neighbours next to each other: each continues the one before at the first block where they part.
             for key in sorted(missing, key=lambda key: str(self.path(wanted[key]))):
                 if self.store.claim([key], self.owner).claimed:
-                    trial = self._take(wanted[key], slice_, fitness, role)
+                    trial = (self._take_slopes if slopes else self._take)(wanted[key], slice_, fitness, role)
                     stored = self.store.put_trial(key, trial, bits=self.plan.space.bits(trial.cost), run_id=self.run_id)
                     # Another process may have been first by a hair: then its numbers count here too.
                     self._stored[key], found[key] = stored, stored.trial(wanted[key], slice_)
                     progressed = True
             if not progressed and not look([key for key in missing if key not in found]):
                 time.sleep(BUSY_POLL_SECONDS)
-        return [found[self.key(profile, slice_, fitness)] for profile in profiles]
+        return [found[self.key(profile, slice_, fitness, slopes)] for profile in profiles]
 
-    def stored(self, profile: Profile, slice_: Slice, fitness: str) -> StoredTrial:
+    def stored(self, profile: Profile, slice_: Slice, fitness: str, slopes: bool = False) -> StoredTrial:
         """The stored row of something `measure` returned."""
-        return self._stored[self.key(profile, slice_, fitness)]
+        return self._stored[self.key(profile, slice_, fitness, slopes)]
 
     def profile_id(self, profile: Profile) -> int:
         """Row of a profile in the store, where it is kept with its cost."""
@@ -311,14 +312,31 @@ class Workbench:
         self.stitcher.set(profile, self.decoder)
         with self.prefixes.along(self.path(profile)):
             values, weights = scorer.score(self.model, self._documents(slice_, role))
-        seconds = self.clock() - started
+        return self._trial(profile, slice_, fitness, values, weights, self.clock() - started)
+
+    def _take_slopes(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
+        scorer, space = self.fitness(fitness, role), self.plan.space
+        assert isinstance(scorer, Differentiable), "a study whose searcher needs slopes was let through with a fitness without them"
+        started = self.clock()
+        self.stitcher.set(profile, self.decoder)
+        answer: list[tuple[list[float], list[int]]] = []
+        documents = self._documents(slice_, role)
+        found = slopes_of(
+            self.model, self.stitcher, space.sites, space.levels, lambda: answer.append(scorer.backward(self.model, documents))
+        )
+        return self._trial(profile, slice_, fitness, *answer[0], self.clock() - started, found)
+
+    def _trial(
+        self, profile: Profile, slice_: Slice, fitness: str, values: list[float], weights: list[int], seconds: float,
+        slopes: tuple[float, ...] = (),
+    ) -> Trial:  # fmt: skip
         bad = [value for value in values if not abs(value) < float("inf")]
         if bad:
             raise NumericalError(
                 f"The fitness {fitness} of profile {profile.digest[:12]} is {bad[0]} on slice {slice_.digest[:12]}.",
                 "Leave out the cheapest levels or use --dtype float32; measurements so far are kept.",
             )
-        return Trial(profile, slice_, tuple(values), tuple(weights), self.plan.space.cost(profile), seconds)
+        return Trial(profile, slice_, tuple(values), tuple(weights), self.plan.space.cost(profile), seconds, slopes=slopes)
 
     def _documents(self, slice_: Slice, role: Role) -> list[tuple[int, Tensor]]:
         import torch

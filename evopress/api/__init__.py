@@ -15,7 +15,7 @@ from evopress.api.errors import (
     unknown,
 )
 from evopress.api.level import ABSENT, DENSE, DROP, Level, parse_method
-from evopress.api.plugins import Ask, Fitness, Kernel, Method, Problem, Searcher, Steps
+from evopress.api.plugins import Ask, Differentiable, Fitness, Kernel, Method, Problem, Searcher, Steps
 from evopress.api.profile import Profile
 from evopress.api.site import Site, SiteKind
 from evopress.api.space import Genotype, Space, order_levels
@@ -24,7 +24,7 @@ from evopress.api.variant import Statistics, Variant
 
 __all__ = [
     "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "ZERO",
-    "Ask", "Budget", "Cost", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Level", "Method",
+    "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Level", "Method",
     "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Searcher", "Site", "SiteKind",
     "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
     "check_feasible", "dense_cost", "order_levels", "parse_method", "uniform_cost", "unknown", "weighted_mean",

@@ -104,6 +104,14 @@ class Fitness(ABC):
         """Per-document mean over positions, and the number of positions. documents: (index, possibly shortened ids)."""
 
 
+class Differentiable(ABC):
+    """A fitness that also has a gradient. Searchers that need slopes need one."""
+
+    @abstractmethod
+    def backward(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
+        """As `score`; also adds the gradient of the position-weighted mean to `.grad` of every parameter that requires one."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a searcher is given.
@@ -124,14 +132,25 @@ class Problem:
 
 @dataclass(frozen=True)
 class Ask:
-    """Profiles to be measured, all on the same slice. generation and stage are for progress displays."""
+    """Profiles to be measured, all on the same slice. generation and stage are for progress displays.
+
+    slopes: their trials shall tell slopes too; the searcher must name them in `needs`.
+    """
 
     profiles: tuple[Profile, ...]
     slice: Slice
     generation: int = 0
     stage: int = 0
+    slopes: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Token-forwards it takes; a backward pass counts as two forward passes."""
+        return len(self.profiles) * self.slice.tokens * (SLOPE_FORWARDS if self.slopes else 1)
 
 
+SLOPE_FORWARDS = 3
+"""A forward and a backward pass, in forward passes: a backward multiplies twice as many matrices."""
 Steps = Generator[Ask, Sequence[Trial], None]
 
 
@@ -140,12 +159,13 @@ class Searcher(ABC):
 
     Deterministic: the same problem, rng state, options and trials give the same questions, so replaying stored trials restores its
     state. Every profile it yields, and `incumbent`, meets every budget. options: keyword arguments of the constructor of the subclass.
-    needs: "errors" where it reads the layer errors of the problem, whether it must have them or not; nobody else is given them.
+    needs: "errors" where it reads the layer errors of the problem, whether it must have them or not; "slopes" where it asks for slopes,
+        which takes a fitness that is Differentiable. Nobody else is given them.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset()
+    needs: ClassVar[frozenset[Literal["errors", "slopes"]]] = frozenset()
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         self.problem = problem

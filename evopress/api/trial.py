@@ -41,6 +41,9 @@ class Trial:
     values: per-document fitness, a mean over the positions of that document, in the order of the slice.
     weights: scored positions per document.
     seconds: wall time of the measurement. cached: it was read from the store, not taken again.
+    slopes: where they were asked for, the first-order change of the fitness if one site alone were dense again (linear sites) or dropped
+        (sublayers and blocks): one a site of the space, in the unit of the fitness. 0 at dense linear sites, and where nothing is known:
+        at dropped sites and below them.
     """
 
     profile: Profile
@@ -50,6 +53,7 @@ class Trial:
     cost: Cost
     seconds: float
     cached: bool = False
+    slopes: tuple[float, ...] = ()
 
     @cached_property
     def fitness(self) -> float:

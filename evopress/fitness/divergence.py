@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from evopress.api import Fitness
+from evopress.api import Differentiable, Fitness
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ LOGIT_BYTES = 512 * 2**20
 """Memory for the teacher's logits: a fixed amount, whatever the vocabulary."""
 
 
-class KL(Fitness):
+class KL(Fitness, Differentiable):
     """Forward KL(dense‖compressed) in nats a token, mean over all positions but the last of each document (EvoPress, 2410.14649, §3)."""
 
     name = "kl"
@@ -67,6 +67,22 @@ class KL(Fitness):
                 # A shortened document reads a prefix of the teacher's states: the model is causal.
                 values[i] = mean_kl(partial(self._teacher_logits, index), hidden_BTD[row, :-1], student_head)
         return values, [len(ids) - 1 for _, ids in documents]
+
+    def backward(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
+        """As `score`, with gradients."""
+        from evopress.fitness.head import pull
+
+        if self._head is None:
+            raise RuntimeError("KL.backward() before KL.prepare()")
+        self._forget_others(documents)
+        teacher = self._teacher
+
+        def loss(index: int, positions_P: Tensor, student_PV: Tensor) -> Tensor:
+            assert self._head is not None
+            log_p_PV = self._head(teacher[index][positions_P]).float().log_softmax(-1)
+            return (log_p_PV.exp() * (log_p_PV - student_PV.float().log_softmax(-1))).sum()
+
+        return pull(model, documents, loss), [len(ids) - 1 for _, ids in documents]
 
     def _teacher_logits(self, index: int, chunk: slice) -> Tensor:
         """P×V logits of some positions of a document; kept where they fit."""

@@ -6,7 +6,7 @@ V times the text. Not a fitness itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,19 +17,23 @@ from evopress.api import UsageError
 
 BATCH_TOKENS = 4096
 """Most tokens in one forward pass."""
+BACKWARD_TOKENS = 1024
+"""Most tokens in one backward pass, which keeps the activations of all blocks."""
+PULL_POSITIONS = 128
+"""Positions whose logits are differentiated at once, in float32."""
 CHUNK_POSITIONS = 512
 """Positions whose logits exist at once: enough rows for the matrix product to run at speed."""
 CACHE_POSITIONS = 8
 """Positions a softmax works on at once: few enough for float32 rows of a large vocabulary to stay in the processor's second-level cache."""
 
 
-def batches(documents: Sequence[tuple[int, Tensor]]) -> Iterator[list[int]]:
-    """Positions (in `documents`) of documents of equal length, at most BATCH_TOKENS tokens together: no padding, no masks."""
+def batches(documents: Sequence[tuple[int, Tensor]], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Positions (in `documents`) of documents of equal length, at most so many tokens together: no padding, no masks."""
     by_length: dict[int, list[int]] = {}
     for position, (_, ids) in enumerate(documents):
         by_length.setdefault(len(ids), []).append(position)
     for length, members in by_length.items():
-        size = max(1, BATCH_TOKENS // length)
+        size = max(1, tokens // length)
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
@@ -40,6 +44,29 @@ def final_hidden(model: nn.Module, ids_BT: Tensor) -> Tensor:
     with torch.no_grad():
         output = body(input_ids=ids_BT, use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+def pull(model: nn.Module, documents: Sequence[tuple[int, Tensor]], loss: Callable[[int, Tensor, Tensor], Tensor]) -> list[float]:
+    """Backward passes of a loss on the logits, so that nothing grows with the vocabulary times the text; the loss per document.
+
+    loss: (index, positions as an index vector, P×V logits) -> the sum over those positions. What is differentiated is the sum over all
+    documents and positions divided by the number of positions. Gradients are added to `.grad` of every parameter that requires one.
+    """
+    head, values = Head(model), [0.0] * len(documents)
+    positions = sum(len(ids) - 1 for _, ids in documents)
+    body: Any = model.base_model
+    for members in batches(documents, BACKWARD_TOKENS):
+        hidden_BTD = body(input_ids=torch.stack([documents[i][1] for i in members]), use_cache=False).last_hidden_state
+        # The graph is cut at the hidden states: logits come and go chunk by chunk, and only their pull on the hidden states stays.
+        leaf_BTD = hidden_BTD.detach().requires_grad_()
+        for row, i in enumerate(members):
+            index, ids = documents[i]
+            for chunk in chunks(len(ids) - 1, PULL_POSITIONS):
+                here = loss(index, torch.arange(chunk.start, chunk.stop, device=ids.device), head.logits(leaf_BTD[row, chunk]))
+                (here / positions).backward()  # type: ignore[no-untyped-call]
+                values[i] += float(here.detach())
+        hidden_BTD.backward(leaf_BTD.grad)
+    return [value / (len(ids) - 1) for value, (_, ids) in zip(values, documents, strict=True)]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -70,7 +97,11 @@ class Head:
 
     @torch.no_grad()
     def __call__(self, hidden_PD: Tensor) -> Tensor:
-        """P×V logits, in the model's type where they come straight from the output embedding, else in float32."""
+        """P×V logits, in the model's type where they come straight from the output embedding, else in float32; no gradient."""
+        return self.logits(hidden_PD)
+
+    def logits(self, hidden_PD: Tensor) -> Tensor:
+        """As a call, with the gradient of the hidden states."""
         logits_PV = F.linear(hidden_PD, self.weight_VD, self.bias_V)
         if self.scale != 1.0:
             logits_PV = logits_PV.float() * self.scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evopress.api import Fitness
+from evopress.api import Differentiable, Fitness
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evopress.fitness.head import Head
 
 
-class Perplexity(Fitness):
+class Perplexity(Fitness, Differentiable):
     """Next-token negative log-likelihood in nats a token; exp of its token-weighted mean is the perplexity (EvoPress `ppl`)."""
 
     name = "perplexity"
@@ -38,6 +38,17 @@ class Perplexity(Fitness):
             for row, i in enumerate(members):
                 values[i] = mean_nll(hidden_BTD[row, :-1], documents[i][1][1:], head)
         return values, [len(ids) - 1 for _, ids in documents]
+
+    def backward(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
+        """As `score`, with gradients."""
+        from evopress.fitness.head import pull
+
+        texts = dict(documents)
+
+        def loss(index: int, positions_P: Tensor, logits_PV: Tensor) -> Tensor:
+            return -logits_PV.float().log_softmax(-1).gather(-1, texts[index][positions_P + 1, None]).sum()
+
+        return pull(model, documents, loss), [len(ids) - 1 for _, ids in documents]
 
 
 def mean_nll(hidden_PD: Tensor, targets_P: Tensor, head: Head) -> float:

@@ -66,6 +66,11 @@ class Stitcher:
                     self._put(self._slots[name], weight_RC)
             self._current[name] = level
 
+    def dense(self, site: Site) -> Tensor:
+        """R×C dense weight of a linear site, whatever the model computes now. Not to be changed."""
+        slot = self._slots[site.name]
+        return slot.view(self._dense[id(slot.parameter)])
+
     def restore(self) -> None:
         """Make the model dense again, to the last bit."""
         self.set(Profile.of(dict.fromkeys(self._sites, DENSE)), _no_decode)

@@ -13,7 +13,8 @@ def evopress_searchers() -> Iterable[type[Searcher]]:
     """The built-in searchers; imported here so that naming the plugin stays cheap."""
     from evopress.search.baselines import Greedy, Uniform
     from evopress.search.evolve import Evolve
+    from evopress.search.guided import Guided
     from evopress.search.knapsack import Knapsack
     from evopress.search.sampling import Random
 
-    return [Uniform, Random, Greedy, Knapsack, Evolve]
+    return [Uniform, Random, Greedy, Knapsack, Evolve, Guided]

@@ -85,7 +85,7 @@ def drive(
         totals = Totals(
             ask.generation,
             totals.evaluations + len(trials),
-            totals.tokens + sum(trial.slice.tokens for trial in trials),
+            totals.tokens + ask.tokens,
             totals.seconds + sum(trial.seconds for trial in trials),
             totals.cached + sum(trial.cached for trial in trials),
             clock() - began,
@@ -100,7 +100,7 @@ def _stop(ask: Ask, totals: Totals, stops: Stops) -> str:
         return "generations"
     if stops.evaluations is not None and totals.evaluations + len(ask.profiles) > stops.evaluations:
         return "evaluations"
-    if stops.tokens is not None and totals.tokens + len(ask.profiles) * ask.slice.tokens > stops.tokens:
+    if stops.tokens is not None and totals.tokens + ask.tokens > stops.tokens:
         return "tokens"
     if stops.seconds is not None and totals.seconds >= stops.seconds:
         return "seconds"

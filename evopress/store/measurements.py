@@ -16,7 +16,7 @@ from evopress.api import Cost, NumericalError, StorageError, Trial
 from evopress.store import catalog
 from evopress.store.database import chunks, insert
 from evopress.store.rows import StepRow, StoredTrial, TrialKey
-from evopress.store.schema import Claims, DocumentValues, Profiles, RunTrials, Slices, Trials
+from evopress.store.schema import Claims, DocumentValues, Profiles, RunTrials, Slices, Slopes, Trials
 
 
 def find(conn: Connection, keys: Iterable[TrialKey]) -> dict[TrialKey, StoredTrial]:
@@ -27,10 +27,15 @@ def find(conn: Connection, keys: Iterable[TrialKey]) -> dict[TrialKey, StoredTri
     for chunk in chunks(list(wanted)):
         rows += conn.execute(select(*columns).join(Profiles).where(Trials.key.in_(chunk))).all()
     values = document_values(conn, [row.id for row in rows])
+    slopes: dict[int, tuple[float, ...]] = {}
+    for ids in chunks(list(values)):
+        for number, changes in conn.execute(select(Slopes.trial_id, Slopes.changes).where(Slopes.trial_id.in_(ids))):
+            slopes[number] = tuple(changes)
     found = {}
     for row in rows:
         key, (scores, weights) = wanted[row.key], values[row.id]
-        found[key] = StoredTrial(row.id, row.profile_id, key, scores, weights, Cost(row.bytes, row.params), row.mean, row.seconds)
+        own = slopes.get(row.id, ())
+        found[key] = StoredTrial(row.id, row.profile_id, key, scores, weights, Cost(row.bytes, row.params), row.mean, row.seconds, own)
     return found
 
 
@@ -53,6 +58,11 @@ def check(key: TrialKey, trial: Trial) -> None:
         raise ValueError("the key does not name the profile and the slice of the trial")
     if not len(trial.values) == len(trial.weights) == len(trial.slice.documents):
         raise ValueError("a trial needs one value and one weight a document of its slice")
+    if not all(map(math.isfinite, trial.slopes)):
+        raise NumericalError(
+            f"A slope of fitness {key.fitness!r} at profile {key.profile[:12]} is not a finite number.",
+            "Use --dtype float32, or leave out the cheapest levels.",
+        )
     for (document, _), value in zip(trial.slice.documents, trial.values, strict=True):
         if not math.isfinite(value):
             raise NumericalError(
@@ -87,7 +97,9 @@ def put(conn: Connection, ids: catalog.Ids, key: TrialKey, trial: Trial, bits: f
         for position, ((document, _), value, weight) in enumerate(zip(trial.slice.documents, scores, weights, strict=True))
     ]
     conn.execute(insert(conn, DocumentValues), rows)
-    return StoredTrial(fresh, profile_id, key, scores, weights, trial.cost, row["mean"], row["seconds"], fresh=True)
+    if trial.slopes:
+        conn.execute(insert(conn, Slopes), {"trial_id": fresh, "changes": list(trial.slopes)})
+    return StoredTrial(fresh, profile_id, key, scores, weights, trial.cost, row["mean"], row["seconds"], trial.slopes, fresh=True)
 
 
 def record_step(

@@ -46,7 +46,7 @@ class TrialKey:
 class StoredTrial:
     """A trial as the store holds it, without the profile and the slice its key names.
 
-    mean: position-weighted, lower is better. fresh: stored by the very call that returned it.
+    mean: position-weighted, lower is better. slopes: as in `Trial`. fresh: stored by the very call that returned it.
     """
 
     id: int
@@ -57,13 +57,14 @@ class StoredTrial:
     cost: Cost
     mean: float
     seconds: float
+    slopes: tuple[float, ...] = ()
     fresh: bool = field(default=False, compare=False)
 
     def trial(self, profile: Profile, slice: Slice) -> Trial:
         """The noun, for a caller that knows profile and slice already. Raises ValueError when they are not those of the key."""
         if (profile.digest, slice.digest) != (self.key.profile, self.key.slice):
             raise ValueError("profile or slice is not the one this trial was measured on")
-        return Trial(profile, slice, self.values, self.weights, self.cost, self.seconds, cached=not self.fresh)
+        return Trial(profile, slice, self.values, self.weights, self.cost, self.seconds, not self.fresh, self.slopes)
 
 
 @dataclass(frozen=True, slots=True)

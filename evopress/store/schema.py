@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema revision this program knows, oldest first; the last is the one it reads and writes."""
 VERSION_TABLE = "evo_alembic_version"
 NAMING = {
@@ -197,6 +197,14 @@ class DocumentValues(Base):
     document: Mapped[int]
     weight: Mapped[int]
     value: Mapped[float]
+
+
+class Slopes(Base):
+    """What a trial tells of its neighbours. changes: `Trial.slopes`, one a site of the profile's layout, as JSON."""
+
+    __tablename__ = "evo_slopes"
+    trial_id: Mapped[int] = mapped_column(ForeignKey("evo_trials.id"), primary_key=True)
+    changes: Mapped[list[Any]]
 
 
 class RunTrials(Base):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from evopress.api import (
+    ABSENT,
     DENSE,
     DROP,
     ZERO,
@@ -173,10 +174,30 @@ def measure_with(function: Planted, space: Space, noise: float = 0.0, seed: int 
                 wobble = random.Random(f"{seed}/{profile.digest}/{index}").gauss(0, noise) if noise else 0.0
                 values.append(value + wobble)
             weights = tuple(max(tokens - 1, 1) for _, tokens in ask.slice.documents)
-            trials.append(Trial(profile, ask.slice, tuple(values), weights, space.cost(profile), 0.001 * ask.slice.tokens))
+            slopes = planted_slopes(function, space, profile) if ask.slopes else ()
+            trials.append(Trial(profile, ask.slice, tuple(values), weights, space.cost(profile), 0.001 * ask.slice.tokens, slopes=slopes))
         return trials
 
     return measure
+
+
+def planted_slopes(function: Planted, space: Space, profile: Profile) -> tuple[float, ...]:
+    """Twice what a planted function changes when one linear site alone goes dense, once what it changes when a container is dropped.
+
+    Twice, because the slope of a parabola at its arm is twice the height over the distance, and losses are parabolas in the errors.
+    """
+    now, here = dict(profile), function(profile)
+    found = []
+    for site, levels in zip(space.sites, space.levels, strict=True):
+        level = DENSE if site.kind == "linear" else DROP
+        if now[site.name] in (level, DROP, ABSENT) or level not in levels:
+            found.append(0.0)
+            continue
+        picks = {**now, site.name: level}
+        if level == DROP:
+            picks |= {below.name: ABSENT for below in space.sites if below.name.startswith(f"{site.name}.")}
+        found.append((2 if level == DENSE else 1) * (function(Profile.of(picks)) - here))
+    return tuple(found)
 
 
 def follow(searcher: Searcher, measure: Measure, questions: int = 10_000) -> list[tuple[Ask, list[Trial]]]:
@@ -247,7 +268,7 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         assert searcher.ask() == searcher.ask(), f"{who}: asking twice gives two questions"
         history = follow(searcher, measure, questions)
         for ask, _ in history:
-            _check_ask(problem, ask, who)
+            _check_ask(problem, ask, frozenset(cls.needs), who)
         check_profile(problem, searcher.incumbent, who)
         again = cls(problem, random.Random(1), **options)
         assert follow(again, measure, questions) == history, f"{who}: the same seed gives other questions"
@@ -255,7 +276,7 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         _check_small_pool(cls, problem, options, who)
 
 
-def _check_ask(problem: Problem, ask: Ask, who: str) -> None:
+def _check_ask(problem: Problem, ask: Ask, needs: frozenset[str], who: str) -> None:
     assert ask.profiles, f"{who}: an empty question"
     for profile in ask.profiles:
         check_profile(problem, profile, who)
@@ -265,6 +286,7 @@ def _check_ask(problem: Problem, ask: Ask, who: str) -> None:
     assert len(set(documents)) == len(documents), f"{who}: a slice repeats a document"
     for index, used in ask.slice.documents:
         assert used <= problem.document_tokens[index], f"{who}: a piece is longer than its document"
+        assert not ask.slopes or "slopes" in needs, f"{who}: asks for slopes and does not name them in `needs`"
         assert used > 1, f"{who}: a piece of {used} token(s) holds no position to score"
 
 

@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "knapsack": {},
     "random": {"candidates": 5, "rungs": RUNGS, "rounds": 2},
+    "guided": {"rounds": 4, "slope_tokens": 700, "looks": ((4, 700), (2, 2100)), "start_tokens": 700, "proposals": 4},
     "evolve": {"generations": 3, "offspring": 4, "rungs": RUNGS, "initial": (2, 300)},
 }
 CLASSES = {cls.name: cls for cls in evopress_searchers()}
@@ -106,4 +107,4 @@ def test_a_searcher_is_given_layer_errors_only_where_it_names_them() -> None:
 
     with pytest.raises(UsageError, match="needs layer errors"):
         check_searcher(Silent)
-    assert {name for name, cls in CLASSES.items() if "errors" in cls.needs} == {"uniform", "greedy", "knapsack", "evolve"}
+    assert {name for name, cls in CLASSES.items() if "errors" in cls.needs} == {"uniform", "greedy", "knapsack", "evolve", "guided"}

@@ -1,0 +1,136 @@
+"""Racing: candidates against the incumbent on the same documents, more of them only while the order is open.
+
+A candidate is accepted by a sign-flip test on paired per-document differences (Fisher 1935; exact up to EXACT documents): under the null
+that it is no better, every difference is as likely with the other sign. The test may stop at any look but the first, which only screens,
+so its level is split over those looks and over all candidates (Bonferroni): the chance that a race accepts anything that is no better is at
+most `alpha`, wherever it stops. Not a search; draws no candidates. Called by `guided`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from evopress.api import Ask, Genotype, Problem, Slice, Trial, UsageError
+
+EXACT = 12
+"""Documents up to which all sign patterns are counted; beyond, DRAWS random ones."""
+DRAWS = 4096
+Looks = tuple[tuple[int, int], ...]
+"""(candidates that may go on, tokens of the documents looked at so far) per look."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """winner: position of the accepted candidate, None when none was. differences: per candidate its mean difference so far.
+
+    looks: how many were taken.
+    """
+
+    winner: int | None
+    differences: tuple[float, ...]
+    looks: int
+
+
+def check_looks(looks: Sequence[Sequence[int]]) -> Looks:
+    """Validate looks given as (candidates, tokens) pairs. Raises UsageError."""
+    allowed = "Write (candidates, tokens) pairs with fewer candidates and more tokens each, e.g. looks=8x1024|3x4096|1x8192."
+    try:
+        checked = tuple((int(keep), int(tokens)) for keep, tokens in looks)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"Option looks={looks!r} is not a list of pairs of integers.", allowed) from error
+    if not checked or any(keep < 1 or tokens < 2 for keep, tokens in checked):
+        raise UsageError(f"Option looks={looks!r} has no look, or one without candidates or tokens.", allowed)
+    if any(later[0] > earlier[0] or later[1] <= earlier[1] for earlier, later in pairwise(checked)):
+        raise UsageError(f"Option looks={looks!r} does not narrow down on more and more tokens.", allowed)
+    return checked
+
+
+class Deck:
+    """Documents dealt one after the other, reshuffled when all were used: no document is seen twice before every other was seen once."""
+
+    def __init__(self, problem: Problem, rng: random.Random) -> None:
+        self._problem, self._rng = problem, rng
+        self._left: list[int] = []
+
+    def deal(self, tokens: int, taken: Sequence[int] = ()) -> Slice:
+        """Whole documents of at least so many tokens in total, none of `taken`. Raises UsageError when there are not so many."""
+        lengths = self._problem.document_tokens
+        pieces: list[tuple[int, int]] = []
+        used = set(taken)
+        have, passed = 0, 0
+        while have < tokens:
+            if not self._left:
+                self._left = [index for index, length in enumerate(lengths) if length > 1]
+                self._rng.shuffle(self._left)
+                passed += 1
+                if passed > 2:
+                    total = sum(length for index, length in enumerate(lengths) if index not in set(taken))
+                    raise UsageError(
+                        f"A look of the race asks for {tokens:,} more tokens, but the search set has {total:,} to give.",
+                        "Lower the tokens of looks, or raise --search-tokens.",
+                    )
+            index = self._left.pop()
+            if index in used:
+                continue
+            used.add(index)
+            pieces.append((index, lengths[index]))
+            have += lengths[index]
+        return Slice(self._problem.token_set, tuple(pieces))
+
+
+def sign_flip(differences: Sequence[float], weights: Sequence[float], rng: random.Random) -> float:
+    """One-sided p of "the weighted mean difference is below zero": the share of sign patterns with a sum as low, the given one included."""
+    terms = np.asarray(differences, dtype=np.float64) * np.asarray(weights, dtype=np.float64)
+    count = len(terms)
+    if count <= EXACT:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        sums = signs @ terms
+        return float((sums <= terms.sum() + 1e-12 * np.abs(terms).sum()).mean())
+    generator = np.random.default_rng(rng.getrandbits(64))
+    sums = (1 - 2 * generator.integers(0, 2, size=(DRAWS, count))) @ terms
+    return float((1 + (sums <= terms.sum()).sum()) / (1 + DRAWS))
+
+
+def race(
+    problem: Problem,
+    rng: random.Random,
+    deck: Deck,
+    candidates: Sequence[Genotype],
+    incumbent: Genotype,
+    looks: Looks,
+    alpha: float,
+    generation: int,
+) -> Generator[Ask, Sequence[Trial], Race]:
+    """Race candidates (best guess first) against the incumbent; every look measures on documents that the race has not seen.
+
+    After a look the best go on, as many as the next look takes; one that is worse than the incumbent on average goes no further.
+    """
+    standing = list(range(len(candidates)))
+    values: list[list[float]] = [[] for _ in candidates]
+    weights: list[int] = []
+    means = [0.0] * len(candidates)
+    seen: list[int] = []
+    before = 0
+    level = alpha / (max(len(looks) - 1, 1) * len(candidates))
+    for look, (keep, tokens) in enumerate(looks):
+        standing = standing[:keep]
+        slice_ = deck.deal(tokens - before, seen)
+        before = tokens
+        seen += [index for index, _ in slice_.documents]
+        profiles = tuple(problem.space.profile(genotype) for genotype in (*(candidates[at] for at in standing), incumbent))
+        trials = yield Ask(profiles, slice_, generation, look + 1)
+        weights += trials[-1].weights
+        for at, trial in zip(standing, trials, strict=False):
+            values[at] += [a - b for a, b in zip(trial.values, trials[-1].values, strict=True)]
+            means[at] = float(np.average(values[at], weights=weights))
+        standing = sorted((at for at in standing if means[at] < 0), key=lambda at: means[at])
+        if not standing:
+            return Race(None, tuple(means), look + 1)
+        if (look or len(looks) == 1) and sign_flip(values[standing[0]], weights, rng) <= level:
+            return Race(standing[0], tuple(means), look + 1)
+    return Race(None, tuple(means), len(looks))
