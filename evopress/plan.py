@@ -230,6 +230,6 @@ def options_like(options: Mapping[str, Any], rival: type[Searcher], evaluations:
         shared["candidates"] = options["offspring"]
     if "rounds" in known:
         shared["rounds"] = ENDLESS
-    if "evaluations" in known:
+    if "evaluations" in known and "rungs" in options:  # without common stages, evaluations would not be of one size
         shared["evaluations"] = evaluations
     return shared

@@ -44,7 +44,7 @@ class Study(BaseModel):
         "size=gptq(bits=3,group=64)",
     )
     links: Annotated[tuple[str, ...], Field(description="roles that share a level within a block, e.g. q_proj+k_proj+v_proj")] = ()
-    searcher: Annotated[str, Field(description="searcher with options, e.g. evolve(offspring=16)")] = "evolve"
+    searcher: Annotated[str, Field(description="searcher with options, e.g. evolve(offspring=16)")] = "guided"
     baselines: Annotated[tuple[str, ...], Field(description="searchers measured beside it on the same documents")] = (
         "uniform", "random", "greedy", "knapsack",
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 Each round: one backward pass at the incumbent fits a parabola to every site (`parabolas`); the exact multiple-choice knapsack turns them
 into the best profiles within several distances (`proposals`); these race against the incumbent on documents of their own (`racing`).
-A round that fails shortens the distance; one that wins keeps it. Where nothing wins at the shortest distance any more, random moves that
-the same model screens take over. Related: first-order saliency (OBD, LeCun 1990; SNIP, 1810.02340), and the search it is measured
-against, EvoPress (2410.14649). Draws no slice of its own beyond `racing.Deck`; measuring is the caller's.
+A round that fails shortens the distance; one that wins keeps it. Where too few distinct answers are left, random moves that the same model
+screens fill the race. Drops beside compressed sites are probed one by one (`probes`). In a space of nothing but drops, where what one costs
+depends on all the others, nothing local holds, and it is `evolve`. Related: first-order saliency (OBD, LeCun 1990; SNIP, 1810.02340), and
+the search it is measured against, EvoPress (2410.14649). Measuring is the caller's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import random
 from collections.abc import Generator, Sequence
 from typing import ClassVar, Literal
 
-from evopress.api import Ask, Genotype, Problem, Profile, Searcher, Steps, Trial, UsageError
+from evopress.api import DROP, Ask, Genotype, Problem, Profile, Searcher, Steps, Trial, UsageError
 from evopress.search.baselines import greedy_genotype, uniform_genotype
+from evopress.search.evolve import Evolve
 from evopress.search.knapsack import solve
 from evopress.search.ledger import Draft, ledger_of
 from evopress.search.moves import mutate, switch_count
 from evopress.search.parabolas import Parabolas
+from evopress.search.probes import is_dropped, probe
 from evopress.search.proposals import Table, predicted, propose
 from evopress.search.racing import Deck, Race, check_looks, race
 from evopress.search.selection import check_count
@@ -34,7 +37,8 @@ class Guided(Searcher):
 
     rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new
     ones come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what
-    is no better. start_tokens: tokens on which the starts are ranked. patience: rounds in a row without a winner at the shortest distance
+    is no better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe. probes: droppable genes probed
+    a round. patience: rounds in a row without a winner at the shortest distance
     before the search ends. Raises UsageError for bad options, and for more tokens than the search set holds.
     """
 
@@ -47,12 +51,14 @@ class Guided(Searcher):
         rng: random.Random,
         *,
         rounds: int = 1000,
-        slope_tokens: int = 4096,
-        memory: float = 0.7,
-        proposals: int = 6,
-        looks: Sequence[Sequence[int]] = ((6, 1024), (2, 4096)),
+        slope_tokens: int = 2048,
+        memory: float = 0.8,
+        proposals: int = 4,
+        looks: Sequence[Sequence[int]] = ((4, 1024), (1, 4096)),
         alpha: float = 0.2,
         start_tokens: int = 2048,
+        probe_tokens: int = 512,
+        probes: int = 4,
         patience: int = 6,
     ) -> None:
         super().__init__(problem, rng)
@@ -60,6 +66,8 @@ class Guided(Searcher):
         self.slope_tokens = check_count("slope_tokens", slope_tokens, 2)
         self.proposals = check_count("proposals", proposals)
         self.start_tokens = check_count("start_tokens", start_tokens, 2)
+        self.probe_tokens = check_count("probe_tokens", probe_tokens, 2)
+        self.probes = check_count("probes", probes, 0)
         self.patience = check_count("patience", patience)
         self.looks = check_looks(looks)
         for option, value in (("memory", memory), ("alpha", alpha)):
@@ -67,7 +75,7 @@ class Guided(Searcher):
                 raise UsageError(f"Option {option}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
         self.memory, self.alpha = memory, alpha
         available = sum(problem.document_tokens)
-        wanted = max(self.slope_tokens, self.start_tokens, self.looks[-1][1])
+        wanted = max(self.slope_tokens, self.start_tokens, self.probe_tokens, self.looks[-1][1])
         if wanted > available:
             raise UsageError(
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
@@ -78,14 +86,19 @@ class Guided(Searcher):
         self._best = self._starts[0]
         self._parabolas = Parabolas(self.ledger, problem.errors, memory)
         self._deck = Deck(problem, rng)
+        # Nothing but drops: they interact too strongly for a model that adds up, and evolution finds its way.
+        self._blind = None if self.ledger.plain or not self.ledger.containers else Evolve(problem, rng, generations=rounds)
 
     @property
     def incumbent(self) -> Profile:
         """The best so far; the first start before anything was measured."""
-        return self.problem.space.profile(self._best)
+        return self._blind.incumbent if self._blind else self.problem.space.profile(self._best)
 
     def steps(self) -> Steps:
         """Rank the starts; then rounds."""
+        if self._blind:
+            yield from self._blind.steps()
+            return
         if len(self._starts) > 1:
             profiles = tuple(map(self.problem.space.profile, self._starts))
             trials = yield Ask(profiles, self._deck.deal(self.start_tokens))
@@ -110,9 +123,29 @@ class Guided(Searcher):
                     return
 
     def _look_around(self, number: int) -> Generator[Ask, Sequence[Trial], None]:
-        """Slopes at the incumbent."""
+        """Slopes of what is compressed and probes of what can be dropped, at the incumbent."""
         (trial,) = yield Ask((self.incumbent,), self._deck.deal(self.slope_tokens), number, slopes=True)
         self._parabolas.learn(Draft(self.ledger, self._best), trial.slopes)
+        genes = self._to_probe()
+        if genes:
+            found = yield from probe(self.problem, self.ledger, self._best, genes, self._deck.deal(self.probe_tokens), number)
+            for gene, change in found.items():
+                before = self._parabolas.drops.get(gene, change)
+                self._parabolas.drops[gene] = (before + change) / 2
+
+    def _to_probe(self) -> list[int]:
+        """The few droppable genes that would save most for their price, and as many that are dropped."""
+        draft = Draft(self.ledger, self._best)
+        table = self._parabolas.changes(draft)
+
+        def price(gene: int) -> float:
+            change = draft.delta(gene, self.problem.space.choices(gene).index(DROP))
+            saved = -sum(value / max(limit, 1) for value, limit in zip(change, self.ledger.limits, strict=False))
+            return max(table[self.problem.space.genes[gene][0]]) / max(saved, 1e-12)
+
+        kept = [gene for gene in self.ledger.containers if draft.active(gene) and not is_dropped(draft, gene)]
+        gone = [gene for gene in self.ledger.containers if draft.active(gene) and is_dropped(draft, gene)]
+        return [*sorted(kept, key=price)[: self.probes], *gone[: self.probes]]
 
     def _proposals(self, reach: int) -> list[Genotype]:
         """Distinct candidates, best guess first: exact answers at the present distance and the next two, then with a random half frozen."""

@@ -17,7 +17,7 @@ Table = Sequence[Sequence[float]]
 """Per site position and level index the change of the fitness, 0 at the present level."""
 FAR = 1e4
 """Change of a level that may not be taken; finite, because the knapsack adds up."""
-STEPS = 10
+STEPS = 8
 """Halvings of the interval of a price."""
 
 

@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "knapsack": {},
     "random": {"candidates": 5, "rungs": RUNGS, "rounds": 2},
-    "guided": {"rounds": 4, "slope_tokens": 700, "looks": ((4, 700), (2, 2100)), "start_tokens": 700, "proposals": 4},
+    "guided": {"rounds": 2, "slope_tokens": 700, "looks": ((4, 700), (2, 2100)), "start_tokens": 700, "probe_tokens": 700},
     "evolve": {"generations": 3, "offspring": 4, "rungs": RUNGS, "initial": (2, 300)},
 }
 CLASSES = {cls.name: cls for cls in evopress_searchers()}

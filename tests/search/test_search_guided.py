@@ -1,0 +1,199 @@
+"""guided: parabolas from slopes, exact proposals, probes, and what a search on planted losses finds with how little."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from planted import random_tree
+
+from evopress.api import DROP, Ask, Budget, Problem, Profile, Slice, Trial, UsageError
+from evopress.search.baselines import greedy_genotype, uniform_genotype
+from evopress.search.evolve import Evolve
+from evopress.search.guided import Guided
+from evopress.search.knapsack import solve
+from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.parabolas import Parabolas
+from evopress.search.probes import probe
+from evopress.search.proposals import changed, predicted, propose
+from evopress.testing.searchers import Planted, follow, measure_with, planted_function, planted_problem, planted_space
+
+SMALL = {"slope_tokens": 700, "looks": ((4, 700), (1, 4200)), "start_tokens": 700, "probe_tokens": 700}
+
+
+def quantised(seed: int = 0, blocks: int = 8) -> Problem:
+    """Bits for 40 matrices, documents enough, layer errors that fall with the bytes kept."""
+    return planted_problem(planted_space(blocks, ("gptq",)), share=0.2, seed=seed, documents=(700,) * 60)
+
+
+def parabolic(problem: Problem, seed: int, spread: float = 3.0) -> tuple[Planted, list[list[float]]]:
+    """A loss that is the sum of k·ρ/2 over sites, with factors k nobody was told, and the table of its terms."""
+    rng = random.Random(seed)
+    terms = []
+    for site, errors in zip(problem.space.sites, problem.errors, strict=True):
+        factor = rng.uniform(0, 1) ** spread if site.kind == "linear" else 0.0
+        terms.append([0.5 * factor * error for error in errors])
+
+    def function(profile: Profile) -> float:
+        own = zip(profile, problem.space.levels, terms, strict=True)
+        return sum(row[levels.index(level)] for (_, level), levels, row in own if level in levels)
+
+    return function, terms
+
+
+def test_slopes_of_a_parabolic_loss_tell_its_factors() -> None:
+    problem = quantised()
+    function, terms = parabolic(problem, 1)
+    ledger = ledger_of(problem)
+    genotype = uniform_genotype(problem, ledger)
+    profile = problem.space.profile(genotype)
+    measure = measure_with(function, problem.space)
+    (trial,) = measure(Ask((profile,), Slice("planted", ((0, 700),)), slopes=True))
+    parabolas = Parabolas(ledger, problem.errors, 0.5)
+    assert parabolas.factors() == [1.0] * len(problem.space.sites)
+    draft = Draft(ledger, genotype)
+    parabolas.learn(draft, trial.slopes)
+    table = parabolas.changes(draft)
+    rng = random.Random(0)
+    told, true = [], []
+    for _ in range(200):
+        site = rng.choice([at for at, found in enumerate(problem.space.sites) if found.kind == "linear"])
+        level = rng.randrange(len(table[site]))
+        told.append(table[site][level])
+        true.append(terms[site][level] - terms[site][draft.picks[site]])
+    # Drawn a little towards the mean of the role, so not equal; the order and the size are right.
+    mean = sum(true) / len(true)
+    explained = 1 - sum((a - b) ** 2 for a, b in zip(told, true, strict=True)) / sum((b - mean) ** 2 for b in true)
+    assert explained > 0.9
+    assert all(row[pick] == 0.0 for row, pick in zip(table, draft.picks, strict=True))
+
+
+def test_factors_are_never_free_nor_negative_whatever_the_slopes() -> None:
+    problem = quantised()
+    ledger = ledger_of(problem)
+    parabolas = Parabolas(ledger, problem.errors, 0.8)
+    rng = random.Random(0)
+    for _ in range(5):
+        genotype = uniform_genotype(problem, ledger)
+        parabolas.learn(Draft(ledger, genotype), [rng.gauss(-1, 3) for _ in problem.space.sites])
+        assert min(parabolas.factors()) > 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_unpriced_proposal_is_the_best_of_all(seed: int) -> None:
+    problem = random_tree(random.Random(seed), blocks=1)
+    ledger = Ledger(problem.space, problem.budgets)
+    genotype = ledger.floor
+    rng = random.Random(seed)
+    picks = problem.space.spread(genotype)
+    table = [
+        [0.0 if level == picks[site] else rng.uniform(-1, 1) for level in range(len(row))] for site, row in enumerate(problem.space.levels)
+    ]
+    best = propose(ledger, genotype, table, 1.0)
+    assert ledger.fits(best)
+    every = product(*[range(len(problem.space.choices(gene))) for gene in range(len(problem.space.genes))])
+    assert predicted(ledger, table, best) == pytest.approx(min(predicted(ledger, table, other) for other in every if ledger.fits(other)))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.1, 0.03])
+def test_proposals_stay_near_fit_and_gain(share: float) -> None:
+    problem = quantised(2)
+    ledger = Ledger(problem.space, problem.budgets)
+    genotype = uniform_genotype(problem)
+    rng = random.Random(1)
+    picks = problem.space.spread(genotype)
+    table = [
+        [(pick - level) * rng.uniform(0, 1) for level in range(len(row))] for pick, row in zip(picks, problem.space.levels, strict=True)
+    ]
+    frozen = frozenset(rng.sample(range(len(problem.space.genes)), 20))
+    for still in (frozenset[int](), frozen):
+        found = propose(ledger, genotype, table, share, still)
+        assert ledger.fits(found)
+        assert 0 <= changed(ledger, genotype, found) <= share
+        assert predicted(ledger, table, found) < 0 or share < 0.05  # a trade takes two sites, of 1/40 each on average
+        assert all(found[gene] == genotype[gene] for gene in still)
+
+
+def drive(searcher: Guided | Evolve, function: Planted, noise: float, tokens: int) -> tuple[float, int]:
+    """Final planted loss after at most so many token-forwards, and how many were taken."""
+    measure = measure_with(function, searcher.problem.space, noise)
+    spent = 0
+    while (ask := searcher.ask()) is not None and spent + ask.tokens <= tokens:
+        searcher.tell(measure(ask))
+        spent += ask.tokens
+    return function(searcher.incumbent), spent
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_parabolic_loss_is_solved_with_a_small_part_of_the_tokens_of_evolution(seed: int) -> None:
+    problem = replace(quantised(seed), starts=())
+    function, terms = parabolic(problem, seed)
+    optimum = function(problem.space.profile(solve(Ledger(problem.space, problem.budgets, terms)).genotype))
+    guided, spent = drive(Guided(problem, random.Random(seed), **SMALL), function, 0.001, 40_000)
+    evolved, more = drive(Evolve(problem, random.Random(seed), rungs=((2, 700), (1, 4200))), function, 0.001, 160_000)
+    assert more >= 3.5 * spent
+    assert guided - optimum < 0.5 * (evolved - optimum) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("methods", [("gptq",), ("sparsegpt",), ("gptq", "drop"), ("drop",)])
+def test_strong_interactions_never_leave_it_worse_than_the_simple_answers(seed: int, methods: tuple[str, ...]) -> None:
+    space = planted_space(4, methods)
+    problem = planted_problem(space, share=0.45, seed=seed)
+    function = planted_function(space, seed, interaction=2.0)
+    ledger = ledger_of(problem)
+    simple = [uniform_genotype(problem, ledger), greedy_genotype(problem, ledger), solve(ledger).genotype]
+    searcher = Guided(problem, random.Random(seed), rounds=6, **SMALL)
+    follow(searcher, measure_with(function, space))
+    assert function(searcher.incumbent) <= min(function(space.profile(genotype)) for genotype in simple) + 1e-9
+
+
+def test_probes_are_the_changes_of_single_drops() -> None:
+    space = planted_space(4, ("drop",), ("attention", "mlp"))
+    budget = Budget("params", "params", int(space.cheapest.params + 0.6 * (space.dearest.params - space.cheapest.params)))
+    problem = planted_problem(space, (budget,))
+    ledger = ledger_of(problem)
+    genotype = uniform_genotype(problem, ledger)
+    losses = {site.name: random.Random(site.name).uniform(0.1, 1) for site in space.sites}
+
+    def function(profile: Profile) -> float:
+        return sum(losses[name] for name, level in profile if level == DROP)
+
+    measure = measure_with(function, space)
+    steps = probe(problem, ledger, genotype, ledger.containers, Slice("planted", ((0, 700),)), 1)
+    found: dict[int, float] = {}
+    try:
+        ask = next(steps)
+        while True:
+            assert all(budget.allows(space.cost(profile)) for profile in ask.profiles)
+            ask = steps.send(measure(ask))
+    except StopIteration as done:
+        found = done.value
+    assert set(found) == set(ledger.containers)
+    for gene, change in found.items():
+        assert change == pytest.approx(losses[space.sites[space.genes[gene][0]].name])
+
+
+def test_it_says_what_is_wrong_with_its_options() -> None:
+    problem = quantised()
+    for options, message in (
+        ({"memory": 1.0}, "Option memory=1.0 is not a share"),
+        ({"alpha": -0.1}, "Option alpha=-0.1 is not a share"),
+        ({"slope_tokens": 10**9}, "guided asks for 1,000,000,000 tokens a question, but the search set holds 42,000"),
+        ({"rounds": 1.5}, "Option rounds=1.5 is not an integer"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Guided(problem, random.Random(0), **options)  # type: ignore[arg-type]
+
+
+def test_a_space_of_drops_alone_is_searched_as_evolve_does() -> None:
+    space = planted_space(4, ("drop",), ("attention", "mlp"))
+    problem = planted_problem(space, (Budget("params", "params", int(0.7 * space.dearest.params)),), documents=(700,) * 60)
+    measure = measure_with(planted_function(space), space)
+
+    def asked(searcher: Guided | Evolve) -> list[tuple[Ask, list[Trial]]]:
+        return follow(searcher, measure)
+
+    assert asked(Guided(problem, random.Random(0), rounds=3)) == asked(Evolve(problem, random.Random(0), generations=3))
