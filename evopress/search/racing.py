@@ -58,7 +58,10 @@ class Deck:
         self._left: list[int] = []
 
     def deal(self, tokens: int, taken: Sequence[int] = ()) -> Slice:
-        """Whole documents of at least so many tokens in total, none of `taken`. Raises UsageError when there are not so many."""
+        """Whole documents of at least so many tokens in total, none of `taken`; fewer where no others are left.
+
+        Raises UsageError when there is none at all.
+        """
         lengths = self._problem.document_tokens
         pieces: list[tuple[int, int]] = []
         used = set(taken)
@@ -68,18 +71,19 @@ class Deck:
                 self._left = [index for index, length in enumerate(lengths) if length > 1]
                 self._rng.shuffle(self._left)
                 passed += 1
-                if passed > 2:
-                    total = sum(length for index, length in enumerate(lengths) if index not in set(taken))
-                    raise UsageError(
-                        f"A look of the race asks for {tokens:,} more tokens, but the search set has {total:,} to give.",
-                        "Lower the tokens of looks, or raise --search-tokens.",
-                    )
+                if passed > 2:  # once round the whole set, and nothing new
+                    break
             index = self._left.pop()
             if index in used:
                 continue
             used.add(index)
             pieces.append((index, lengths[index]))
             have += lengths[index]
+        if not pieces:
+            raise UsageError(
+                f"The race asks for {tokens:,} more tokens, but has seen all documents of the search set.",
+                "Lower the tokens of looks, or raise --search-tokens.",
+            )
         return Slice(self._problem.token_set, tuple(pieces))
 
 

@@ -122,16 +122,14 @@ def _child(request: Report, report: Any) -> int:
     from evopress.run import execute
 
     evopress.speed.REPEATS = 1
-    take = evopress.workbench.Workbench._take
 
-    def told(bench: Any, profile: Any, slice_: Any, fitness: str, role: Any) -> Any:
-        trial = take(bench, profile, slice_, fitness, role)
-        report(taken=bench.key(profile, slice_, fitness).digest)
+    def taken(key: str) -> None:
+        report(taken=key)
         if "meet" in request:
             (Path(request["meet"]) / str(os.getpid())).touch()
-        return trial
 
-    evopress.workbench.Workbench._take = told  # type: ignore[method-assign]
+    for name, slopes in (("_take", False), ("_take_slopes", True)):
+        _tell(evopress.workbench.Workbench, name, slopes, taken)
     if "meet" in request:
         _share(Path(request["meet"]))
     if "argv" in request:
@@ -163,6 +161,18 @@ def _share(folder: Path) -> None:
         return measure(bench, *args, **kwargs)
 
     evopress.workbench.Workbench.measure = patient  # type: ignore[method-assign]
+
+
+def _tell(workbench: Any, name: str, slopes: bool, taken: Any) -> None:
+    """Tell the key of every evaluation once it was taken, before it is stored."""
+    take = getattr(workbench, name)
+
+    def told(bench: Any, profile: Any, slice_: Any, fitness: str, role: Any) -> Any:
+        trial = take(bench, profile, slice_, fitness, role)
+        taken(bench.key(profile, slice_, fitness, slopes).digest)
+        return trial
+
+    setattr(workbench, name, told)
 
 
 def _listener(request: Report, listen: Any) -> Any:

@@ -120,8 +120,11 @@ def test_the_deck_deals_every_document_before_any_comes_again() -> None:
 
 def test_a_deck_that_runs_out_says_so() -> None:
     made = problem()
-    with pytest.raises(UsageError, match=r"A look of the race asks for 20,001 more tokens, but the search set has 20,000 to give"):
-        Deck(made, random.Random(0)).deal(20_001)
+    deck = Deck(made, random.Random(0))
+    rest = deck.deal(10**6, taken=range(10))
+    assert sorted(index for index, _ in rest.documents) == list(range(10, len(POOL)))
+    with pytest.raises(UsageError, match="has seen all documents of the search set"):
+        deck.deal(2, taken=range(len(POOL)))
 
 
 @pytest.mark.parametrize("looks", [(), ((0, 9),), ((2, 1),), ((2, 9), (3, 20)), ((2, 9), (1, 9)), ("x",), ((1, "y"),)])

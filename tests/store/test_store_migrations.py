@@ -71,7 +71,7 @@ def test_a_newer_store_is_left_alone(storage_url: str) -> None:
     for attempt in (lambda: Store.open(storage_url), lambda: upgrade(storage_url)):
         with pytest.raises(StorageError) as caught:
             attempt()
-        assert "was written by a newer evopress (schema 9999; this one knows up to 0002)." in str(caught.value)
+        assert f"was written by a newer evopress (schema 9999; this one knows up to {REVISIONS[-1]})." in str(caught.value)
         assert "Upgrade evopress: pip install -U evopress. Nothing was changed." in str(caught.value)
     assert revision(storage_url) == "9999"
 
@@ -81,7 +81,9 @@ def test_an_older_store_asks_for_the_upgrade(storage_url: str, monkeypatch: pyte
     monkeypatch.setattr(migrate, "REVISIONS", (*REVISIONS, "9000"))
     with pytest.raises(StorageError) as caught:
         Store.open(storage_url)
-    assert "has the older schema 0002; this evopress needs 9000. Back it up, then run: evopress db upgrade --storage" in str(caught.value)
+    assert f"has the older schema {REVISIONS[-1]}; this evopress needs 9000. Back it up, then run: evopress db upgrade --storage" in str(
+        caught.value
+    )
 
 
 def test_a_store_of_the_first_schema_keeps_every_row(storage_url: str) -> None:
