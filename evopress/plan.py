@@ -35,7 +35,7 @@ from evopress.models.load import ModelRef, resolve, skeleton
 from evopress.models.sites import SiteMap, check_coverage, find_sites
 
 ENDLESS = 10**9
-"""Rounds of a rival that ends by its evaluations."""
+"""Rounds or generations of a rival that ends by its evaluations or tokens."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,7 @@ def options_like(options: Mapping[str, Any], rival: type[Searcher], evaluations:
     shared = {key: value for key, value in options.items() if key == "rungs" and key in known}
     if "candidates" in known and "offspring" in options:
         shared["candidates"] = options["offspring"]
-    if "rounds" in known:
-        shared["rounds"] = ENDLESS
+    shared |= {key: ENDLESS for key in ("rounds", "generations") if key in known}
     if "evaluations" in known and "rungs" in options:  # without common stages, evaluations would not be of one size
         shared["evaluations"] = evaluations
     return shared

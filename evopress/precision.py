@@ -48,12 +48,14 @@ def check_dtype(dtype: str) -> None:
 
 
 def arithmetic(dtype: torch.dtype, device: str) -> str:
-    """Name of the arithmetic: `bfloat16/cpu AVX512 torch-2.13.0`. Equal names give equal numbers, up to the order of sums over threads."""
+    """Name of the arithmetic, `bfloat16/cpu AVX512 torch-2.13.0 transformers-5.0`: equal names, equal numbers up to the order of sums."""
+    from importlib.metadata import version
+
     import torch
 
     kind = torch.device(device).type
     processor = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(device)
-    return f"{str(dtype).removeprefix('torch.')}/{kind} {processor} torch-{torch.__version__}"
+    return f"{str(dtype).removeprefix('torch.')}/{kind} {processor} torch-{torch.__version__} transformers-{version('transformers')}"
 
 
 def remembered_dtype(home: Path, device: str, clock: Callable[[], float]) -> torch.dtype:

@@ -179,7 +179,7 @@ class _Execution:
             elif rival.name != cls.name:
                 matched = {**options_like(options, rival, max(outcome.totals.evaluations, 1)), **rival_options}
                 # Equal evaluations for a rival that can count them; equal tokens for any other.
-                stops = Stops() if "evaluations" in matched else Stops(tokens=max(outcome.totals.tokens, 1))
+                stops = Stops() if matched.get("evaluations") else Stops(tokens=max(outcome.totals.tokens, 1))
                 result = self._drive(rival.name, matched, stops, starts, rival=True)
                 found[rival.name], spent[rival.name] = result.best, result.totals
         found[cls.name] = outcome.best
@@ -320,9 +320,9 @@ def last_options(store: Store, study_id: int) -> dict[str, str]:
 
 
 def open_profile(
-    store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str = "cpu", dtype: str = "auto"
+    store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str | None = None, dtype: str | None = None
 ) -> tuple[nn.Module, Any]:
-    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks.
+    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks. device, dtype: default, as its study last ran.
 
     Raises NotFound when no study of the store holds the profile, so that nobody knows what it was calibrated on.
     """
@@ -333,7 +333,9 @@ def open_profile(
             "Name a profile of a finished comparison: evopress leaderboard.",
         )
     found = store.find_study(results[-1].study)
-    study = Study.make({"name": found.name, **found.definition}, f"stored study {found.name}")
+    study = Study.make({"name": found.name, **found.definition, "least_coverage": 0}, f"stored study {found.name}")
+    options = last_options(store, found.id)
+    device, dtype = device or options.get("device", "cpu"), dtype or options.get("dtype", "auto")
     registry = Registry.load()
     plan = with_weights(make_plan(study, registry, home), home)
     bench = Workbench(plan, Texts(plan, listen), registry, store, home, listen, device, dtype)
@@ -341,6 +343,11 @@ def open_profile(
         raise UsageError(
             f"Study {found.name} ran on weights {row.model_digest[:12]}, but {bench.plan.ref.name} now has {bench.model_digest[:12]}.",
             "Bring the old weights back, or search again under a new study name.",
+        )
+    if bench.bank_of(row.profile) != row.bank:
+        raise UsageError(
+            f"Profile {row.profile.digest[:12]} was measured with other weights: its bank was not made by {bench.arithmetic}.",
+            f"Give the --device and --dtype that study {found.name} ran with, on a like processor; or search again under a new name.",
         )
     return Best("", row.profile, bench).apply(), bench.tokenizer
 

@@ -28,6 +28,9 @@ def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
     Profiles are timed in turns against drift of the machine, so times of different runs are never set side by side. One process of a
     machine times at a time: two at once would both be slow. The profiles must be measured on held-out text already.
     """
+    known = _known(bench, profiles)
+    if known is not None:
+        return known
     with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
         return _known(bench, profiles) or _taken(bench, profiles)
 

@@ -119,7 +119,7 @@ class Workbench:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The dense model on its device; the bank is completed first, while the weights are at hand."""
+        """The study's model on its device."""
         self.listen(Progress("model", f"loading {self.plan.ref.name}"))
         return load(self.plan.ref, self.dtype, self.device)[0]
 
@@ -133,6 +133,7 @@ class Workbench:
         """Hidden states shared by candidates; none are kept for a model whose blocks read more than the hidden states."""
         import torch
 
+        self.stitcher.restore()  # the proof must be of the dense model, in which every block runs
         blocks = list(self.model.get_submodule(self.plan.sitemap.stack).children())
         made = Prefixes(blocks, PREFIX_BYTES)
         if not made.exact(self.model, torch.tensor([self.tokens("search").documents[0][:16]], device=self.device)):
@@ -164,6 +165,8 @@ class Workbench:
     def complete_bank(self) -> None:
         """Build what is missing. Resumable; a kill costs at most one site."""
         if not self._missing():
+            if not self.store.bank_entries(self.save_model(), self.recipe.digest):  # built for another store
+                self._keep_bank_entries()
             return
         # One process builds; another on the same bank waits here, and finds it complete.
         with self.store.holding(f"bank {self.owner.host} {self.bank.root.resolve()} {self.recipe.digest}", self.owner):
@@ -309,8 +312,9 @@ class Workbench:
     def _take(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
         scorer = self.fitness(fitness, role)
         started = self.clock()
+        prefixes = self.prefixes
         self.stitcher.set(profile, self.decoder)
-        with self.prefixes.along(self.path(profile)):
+        with prefixes.along(self.path(profile)):
             values, weights = scorer.score(self.model, self._documents(slice_, role))
         return self._trial(profile, slice_, fitness, values, weights, self.clock() - started)
 

@@ -15,7 +15,7 @@ from evopress.api.errors import (
     unknown,
 )
 from evopress.api.level import ABSENT, DENSE, DROP, Level, parse_method
-from evopress.api.plugins import Ask, Differentiable, Fitness, Kernel, Method, Problem, Searcher, Steps
+from evopress.api.plugins import SLOPE_FORWARDS, Ask, Differentiable, Fitness, Kernel, Method, Problem, Searcher, Steps
 from evopress.api.profile import Profile
 from evopress.api.site import Site, SiteKind
 from evopress.api.space import Genotype, Space, order_levels
@@ -23,7 +23,7 @@ from evopress.api.trial import Slice, Trial, weighted_mean
 from evopress.api.variant import Statistics, Variant
 
 __all__ = [
-    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "ZERO",
+    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "SLOPE_FORWARDS", "ZERO",
     "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Level", "Method",
     "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Searcher", "Site", "SiteKind",
     "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TAG = "evopress-bank-2"
+"""Raised when the same recipe comes to mean other variants."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The inputs that determine every variant of a bank. model and calibration are digests."""
@@ -33,12 +37,12 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of both, hexadecimal."""
-        return hashlib.sha256(f"{self.model}\n{self.calibration}".encode()).hexdigest()
+        """SHA-256 of both and of TAG, hexadecimal."""
+        return hashlib.sha256(f"{TAG}\n{self.model}\n{self.calibration}".encode()).hexdigest()
 
     def key(self, site: Site, level: Level, method_version: int) -> str:
         """File name of a variant: SHA-256 of its inputs, hexadecimal. Derived floats never enter, so a bank stays resumable."""
-        text = "\n".join(["evopress-bank-2", self.model, self.calibration, site.name, str(level), str(method_version)])
+        text = "\n".join([TAG, self.model, self.calibration, site.name, str(level), str(method_version)])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

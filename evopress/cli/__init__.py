@@ -63,8 +63,8 @@ def main() -> None:
         else:
             code = fail(_usage(error), as_json)
     except typer.Abort:
-        say("nothing was done")
-        code = 1
+        say("interrupted; what was measured is stored, and the same command goes on from there")
+        code = 130
     sys.exit(code or 0)
 
 

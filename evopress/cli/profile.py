@@ -92,7 +92,7 @@ def evaluate(
         def listen(progress: Progress) -> None:
             say(f"{progress.phase}: {progress.text}")
 
-        model, tokenizer = open_profile(store, row, home(), listen, device or "cpu", dtype or "auto")
+        model, tokenizer = open_profile(store, row, home(), listen, device, dtype)
         scores = benchmarks.evaluate(model, tokenizer, names, folders, limit, num_fewshot, batch_size)
         store.put_task_scores(row.id, scores)
     if as_json:

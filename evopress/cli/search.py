@@ -112,7 +112,7 @@ def resume(
     given = {"stop_generations": generations, "stop_tokens": max_tokens, "stop_seconds": max_seconds}
     if any(value is not None for value in given.values()):
         stops = {key: value for key, value in given.items() if value is not None}
-    definition = Study.make({"name": name, **row.definition, **stops}, f"stored study {name}")
+    definition = Study.make({"name": name, **row.definition, **stops, "least_coverage": 0}, f"stored study {name}")
     device = device or options.get("device")
     dtype = dtype or options.get("dtype")
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)

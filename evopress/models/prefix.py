@@ -1,19 +1,21 @@
 """Reuses the hidden states before the first block that changed, so that measuring a neighbour runs only the blocks behind the change.
 
-Works around any forward passes of the model: whoever calls it (a fitness) need not know. Exact to the last bit, because the same blocks
-read the same tensors. Compresses nothing and scores nothing. Called by the workbench.
+Works around plain forward passes of the model, whoever asks for them: a call counts as the same only if every tensor the first block is
+given is equal (hidden states, mask, positions), and one with a cache is always run whole. Exact to the last bit, because the same blocks
+read the same tensors. A caller that hooks the blocks themselves sees only those that run. Scores nothing. Called by the workbench.
 
 Shapes: B documents in a batch, T tokens, D width. A path names what every block computes, from the first to the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from evopress.models.calls import Call, Forward, Returns, replaced
 
@@ -34,6 +36,7 @@ class Prefixes:
         self._returns: dict[int, Returns] = {}
         self._path: Path = ()
         self._states: list[list[Tensor]] = []  # per call: the input of the first block, then the output of each block
+        self._inputs: list[list[Tensor]] = []  # per call: every tensor the first block was given
         self._calls = self._shared = self._reuse = self._planned_bytes = 0
         self._keep = False
         self.blocks_run = self.blocks_reused = 0
@@ -48,12 +51,12 @@ class Prefixes:
         self._calls = self._planned_bytes = 0
         with replaced({block: self._forward(index, block.forward) for index, block in enumerate(self._blocks)}):
             yield
-        del self._states[self._calls :]
+        del self._states[self._calls :], self._inputs[self._calls :]
         self._path = path
 
     def forget(self) -> None:
         """Free the hidden states."""
-        self._path, self._states = (), []
+        self._path, self._states, self._inputs = (), [], []
 
     def exact(self, model: nn.Module, ids_BT: Tensor) -> bool:
         """Does this model give the same bits with and without reuse, from any block on? Forgets everything."""
@@ -69,9 +72,10 @@ class Prefixes:
 
     def _forward(self, index: int, real: Forward) -> Forward:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden_BTD = Call(args, kwargs).hidden
+            call = Call(args, kwargs)
+            hidden_BTD = call.hidden
             if index == 0:
-                self._begin(hidden_BTD)
+                self._begin(call)
             entry = self._states[self._calls - 1]
             if index < self._reuse:
                 self.blocks_reused += 1
@@ -86,15 +90,29 @@ class Prefixes:
 
         return forward
 
-    def _begin(self, hidden_BTD: Tensor) -> None:
+    def _begin(self, call: Call) -> None:
         """A new call: find its entry, or make one."""
         entry = self._states[self._calls] if self._calls < len(self._states) else []
-        self._planned_bytes += hidden_BTD.nbytes * (len(self._blocks) + 1)
-        self._keep = self._planned_bytes <= self._limit_bytes
-        self._reuse = self._shared if len(entry) > self._shared and torch.equal(entry[0], hidden_BTD) else 0
-        kept = entry[: self._reuse + 1] if self._reuse else [hidden_BTD]
-        self._states[self._calls : self._calls + 1] = [kept]
+        before = self._inputs[self._calls] if self._calls < len(self._inputs) else []
+        given = list(_tensors(call.values()))
+        self._planned_bytes += call.hidden.nbytes * (len(self._blocks) + 1)
+        plain = not any(isinstance(value, Cache) for value in call.values())
+        self._keep = plain and self._planned_bytes <= self._limit_bytes
+        same = len(before) == len(given) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, given, strict=True))
+        self._reuse = self._shared if self._keep and same and len(entry) > self._shared else 0
+        kept = entry[: self._reuse + 1] if self._reuse else [call.hidden]
+        self._states[self._calls : self._calls + 1] = [kept if self._keep else []]
+        self._inputs[self._calls : self._calls + 1] = [given if self._keep else []]
         self._calls += 1
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Every tensor among arguments, those in tuples and lists too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
 
 
 def common(one: Path, other: Path) -> int:

@@ -20,7 +20,7 @@ from evopress.api.level import ABSENT, DENSE, DROP, Level
 from evopress.api.site import Site
 from evopress.models.calls import Call, Returns
 from evopress.models.stitch import Stitcher
-from evopress.models.weights import module_of, slot_of
+from evopress.models.weights import Slot, module_of, slot_of
 
 
 def slopes(
@@ -28,7 +28,7 @@ def slopes(
 ) -> tuple[float, ...]:
     """One number a site, at the profile the stitcher holds. 0 at dense sites, at dropped ones and below them, and where nothing can change.
 
-    levels: what each site may take. run: forward and backward passes that add up in `.grad`. The model is left without gradients.
+    levels: what each site may take. run: forward and backward passes; their gradients add up. The model is left without gradients.
     """
     now = dict(stitcher.profile)
     linear = [site for site in sites if site.kind == "linear" and now[site.name] not in (DENSE, ABSENT)]
@@ -42,20 +42,33 @@ def slopes(
             removable = [site for site, own in zip(sites, levels, strict=True) if DROP in own and now[site.name] == DENSE]
             for site in removable:
                 watching.callback(_watch(module_of(model, site), site, found).remove)
-            if removable:  # where nothing is compressed no weight is trained, so the graph begins at the embedding
-                embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-                watching.callback(embedding.register_forward_hook(lambda _, __, out: out.requires_grad_()).remove)
+            # Where nothing is compressed no weight is trained, so the graph begins at the embedding.
+            embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+            watching.callback(embedding.register_forward_hook(lambda _, __, out: out.requires_grad_()).remove)
+            for parameter in parameters.values():
+                own = [site for site in linear if slots[site.name].parameter is parameter]
+                hook = _taker(own, slots, stitcher, found)
+                watching.callback(parameter.register_post_accumulate_grad_hook(hook).remove)  # type: ignore[no-untyped-call]
             run()
-        for site in linear:
-            slot = slots[site.name]
-            if slot.parameter.grad is not None:  # none: an expert that no token of the text was routed to
-                error_RC = slot.view(slot.parameter.detach()).to(torch.float32) - stitcher.dense(site).to(torch.float32)
-                found[site.name] = -float((slot.view(slot.parameter.grad).to(torch.float32) * error_RC).sum())
     finally:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
             parameter.grad = None
     return tuple(found[site.name] for site in sites)
+
+
+def _taker(sites: Sequence[Site], slots: dict[str, Slot], stitcher: Stitcher, found: dict[str, float]) -> Callable[[Tensor], None]:
+    """Take the products with a gradient the moment it is there, and free it: one matrix of gradients is alive at a time."""
+
+    def take(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        for site in sites:
+            slot = slots[site.name]
+            error_RC = slot.view(parameter.detach()).to(torch.float32) - stitcher.dense(site).to(torch.float32)
+            found[site.name] -= float((slot.view(parameter.grad).to(torch.float32) * error_RC).sum())
+        parameter.grad = None
+
+    return take
 
 
 def _watch(module: nn.Module, site: Site, found: dict[str, float]) -> Any:

@@ -23,7 +23,7 @@ from evopress.search.moves import mutate, switch_count
 from evopress.search.parabolas import Parabolas
 from evopress.search.probes import is_dropped, probe
 from evopress.search.proposals import Table, predicted, propose
-from evopress.search.racing import Deck, Race, check_looks, race
+from evopress.search.racing import Deck, Race, check_looks, documents_needed, race
 from evopress.search.selection import check_count
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
@@ -80,6 +80,12 @@ class Guided(Searcher):
             raise UsageError(
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
                 f"Lower slope_tokens, start_tokens and looks to at most {available:,}, or give more text.",
+            )
+        documents, needed = sum(length > 1 for length in problem.document_tokens), documents_needed(self.looks, proposals, alpha)
+        if documents < needed:
+            raise UsageError(
+                f"A race of {proposals} at alpha {alpha} needs {needed} documents to decide, and the search set has {documents}.",
+                "Shorten --window, give more text, or raise alpha.",
             )
         self.ledger = ledger_of(problem)
         self._starts = self._known_starts()

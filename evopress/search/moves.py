@@ -1,7 +1,7 @@
 """Random changes of genotypes that keep every budget: repair, fill, random profiles, and the move of the global search.
 
 Not a search: nothing here knows a fitness. Works on any mix of quantisation, sparsity and dropped sublayers, because it only looks at what
-a change costs. The published level switch with its groups is in `parity`. Called by `evolve`, `sampling` and the baselines.
+a change costs. The published level switch with its groups is in `parity`. Called by the searchers.
 """
 
 from __future__ import annotations

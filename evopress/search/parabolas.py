@@ -37,6 +37,7 @@ class Parabolas:
         self.drops: dict[int, float] = {}
         self._slopes = [0.0] * len(sites)  # Σ s, old ones fading
         self._errors = [0.0] * len(sites)  # Σ ρ(now) over the same profiles
+        self._last = [1.0] * len(sites)
         self._roles: dict[str, list[int]] = {}
         for position, site in enumerate(sites):
             if site.kind == "linear":
@@ -51,16 +52,20 @@ class Parabolas:
                 self._errors[position] = self.memory * self._errors[position] + error
 
     def factors(self) -> list[float]:
-        """k per site: the site's own, drawn towards its role's and never below a share of it; 1 everywhere before anything is known."""
+        """k per site: the site's own, drawn towards its role's and never below a share of it.
+
+        Before anything is known 1 everywhere; where slopes tell nothing, as they were.
+        """
         overall = self._ratio([position for members in self._roles.values() for position in members])
-        if overall <= 0:
-            return [1.0] * len(self._slopes)
+        if overall <= 0:  # nothing known yet, or noise alone: slopes of a compressed model towards dense are negative on the whole
+            return self._last
         found = [overall] * len(self._slopes)
         for members in self._roles.values():
             common = max(self._ratio(members), LEAST * overall)
             for position in members:
                 own = self._slopes[position] / self._errors[position] if self._errors[position] > 0 else common
                 found[position] = max(OWN * own + (1 - OWN) * common, LEAST * common)
+        self._last = found
         return found
 
     def changes(self, draft: Draft) -> list[tuple[float, ...]]:

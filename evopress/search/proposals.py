@@ -49,7 +49,8 @@ def _answer(ledger: Ledger, genotype: Genotype, table: Table, price: float, froz
     still = {site for gene in frozen for site in space.genes[gene]}
     priced = []
     for site, row in enumerate(table):
-        moved = price * space.sites[site].weights / max(space.weights, 1)
+        inside = [site, *ledger.below[site]]  # a drop or a restoration changes every weight below it
+        moved = price * sum(space.sites[member].weights for member in inside) / max(space.weights, 1)
         away = FAR if site in still else moved
         priced.append(tuple(change + (away if level != picks[site] else 0.0) for level, change in enumerate(row)))
     return solve(Ledger(space, ledger.budgets, priced)).genotype

@@ -3,7 +3,8 @@
 A candidate is accepted by a sign-flip test on paired per-document differences (Fisher 1935; exact up to EXACT documents): under the null
 that it is no better, every difference is as likely with the other sign. The test may stop at any look but the first, which only screens,
 so its level is split over those looks and over all candidates (Bonferroni): the chance that a race accepts anything that is no better is at
-most `alpha`, wherever it stops. Not a search; draws no candidates. Called by `guided`.
+most `alpha`, wherever it stops, as far as documents are independent (several windows of one source are less evidence than they count for).
+Not a search; draws no candidates. Called by `guided`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil, log2
 
 import numpy as np
 
@@ -57,8 +59,8 @@ class Deck:
         self._problem, self._rng = problem, rng
         self._left: list[int] = []
 
-    def deal(self, tokens: int, taken: Sequence[int] = ()) -> Slice:
-        """Whole documents of at least so many tokens in total, none of `taken`; fewer where no others are left.
+    def deal(self, tokens: int, taken: Sequence[int] = (), longest: int = 10**9) -> Slice:
+        """Documents of at least so many tokens in total, none of `taken`, each cut to `longest`; fewer where no others are left.
 
         Raises UsageError when there is none at all.
         """
@@ -77,14 +79,23 @@ class Deck:
             if index in used:
                 continue
             used.add(index)
-            pieces.append((index, lengths[index]))
-            have += lengths[index]
+            pieces.append((index, min(lengths[index], longest)))
+            have += pieces[-1][1]
         if not pieces:
             raise UsageError(
                 f"The race asks for {tokens:,} more tokens, but has seen all documents of the search set.",
                 "Lower the tokens of looks, or raise --search-tokens.",
             )
         return Slice(self._problem.token_set, tuple(pieces))
+
+
+def documents_needed(looks: Looks, candidates: int, alpha: float) -> int:
+    """Documents below which no race can accept anything: all n differences of one sign have a chance of 1/2ⁿ."""
+    return max(1, ceil(log2(1 / max(_level(looks, candidates, alpha), 1e-9))))
+
+
+def _level(looks: Looks, candidates: int, alpha: float) -> float:
+    return alpha / (max(len(looks) - 1, 1) * candidates)
 
 
 def sign_flip(differences: Sequence[float], weights: Sequence[float], rng: random.Random) -> float:
@@ -120,10 +131,12 @@ def race(
     means = [0.0] * len(candidates)
     seen: list[int] = []
     before = 0
-    level = alpha / (max(len(looks) - 1, 1) * len(candidates))
+    level = _level(looks, len(candidates), alpha)
+    # Long documents are cut, so that a race sees enough of them to decide.
+    longest = max(2, looks[-1][1] // documents_needed(looks, len(candidates), alpha))
     for look, (keep, tokens) in enumerate(looks):
         standing = standing[:keep]
-        slice_ = deck.deal(tokens - before, seen)
+        slice_ = deck.deal(tokens - before, seen, longest)
         before = tokens
         seen += [index for index, _ in slice_.documents]
         profiles = tuple(problem.space.profile(genotype) for genotype in (*(candidates[at] for at in standing), incumbent))

@@ -22,7 +22,8 @@ def study(conn: Connection, name: str, definition: Mapping[str, Any], digest: st
     row = {"name": name, "digest": digest, "definition": plain(definition), "created": now}
     conn.execute(insert(conn, Studies).values(row).on_conflict_do_nothing(index_elements=["name"]))
     found = find_study(conn, name)
-    if found.digest != digest and not found.trials and found.state == "failed":
+    held = conn.scalar(select(func.count()).select_from(Results).where(Results.study_id == found.id))
+    if found.digest != digest and not found.trials and not held and found.state == "failed":
         # The old definition failed before its search measured anything (on a typo, say): the new one takes its place.
         conn.execute(update(Studies).where(Studies.name == name).values(digest=digest, definition=row["definition"]))
         return find_study(conn, name)

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, case, delete, select
 
-from evopress.api import Cost, NumericalError, StorageError, Trial
+from evopress.api import SLOPE_FORWARDS, Cost, NumericalError, StorageError, Trial
 from evopress.store import catalog
 from evopress.store.database import chunks, insert
 from evopress.store.rows import StepRow, StoredTrial, TrialKey
@@ -142,13 +142,14 @@ def trajectory(conn: Connection, study_id: int, searcher: str | None) -> list[St
     columns: tuple[Any, ...] = (
         *(RunTrials.searcher, RunTrials.ordinal, RunTrials.position, RunTrials.generation, RunTrials.stage, RunTrials.trial_id),
         *(Profiles.digest.label("profile"), Slices.digest.label("slice"), Trials.fitness, Trials.mean, Profiles.bytes),
-        *(Slices.tokens, Trials.seconds),
+        *(case((Slopes.trial_id.is_not(None), SLOPE_FORWARDS), else_=1) * Slices.tokens, Trials.seconds),
     )
     query = (
         select(*columns)
         .join(Trials, Trials.id == RunTrials.trial_id)
         .join(Profiles, Profiles.id == Trials.profile_id)
         .join(Slices, Slices.id == Trials.slice_id)
+        .outerjoin(Slopes, Slopes.trial_id == Trials.id)
         .where(RunTrials.study_id == study_id)
         .order_by(RunTrials.searcher, RunTrials.ordinal, RunTrials.position)
     )

@@ -23,6 +23,7 @@ from evopress.hooks.registry import Registry
 from evopress.models.load import DEMO_WHEEL, load
 from evopress.plan import Plan, make_plan
 from evopress.store import Store
+from evopress.texts import Texts
 from evopress.workbench import Workbench
 
 pytestmark = [
@@ -63,7 +64,7 @@ def plan(folder: Path) -> Plan:
 def bench(plan: Plan, folder: Path) -> Iterator[Workbench]:
     """The real model with a bank of the four levels at every linear site."""
     with Store.open(f"sqlite:///{folder / 'orderings.db'}") as store:
-        made = Workbench(plan, Registry.load(), store, folder, silent, dtype="float32")
+        made = Workbench(plan, Texts(plan, silent), Registry.load(), store, folder, silent, dtype="float32")
         store.save_model(plan.ref.name, made.model_digest, {}, plan.sitemap.sites, plan.sitemap.total_params)
         made.complete_bank()
         yield made
@@ -77,7 +78,7 @@ def uniform(plan: Plan, level: Level) -> Profile:
 
 def heldout(bench: Workbench, level: Level, fitness: str = "kl") -> tuple[float, ...]:
     """Per-document values of a uniform profile on all held-out tokens; every document has the same length here."""
-    (trial,) = bench.measure([uniform(bench.plan, level)], bench.whole("heldout"), fitness, "heldout")
+    (trial,) = bench.measure([uniform(bench.plan, level)], bench.texts.whole("heldout"), fitness, "heldout")
     assert sum(trial.weights) == TOKENS - len(trial.weights)
     return trial.values
 
