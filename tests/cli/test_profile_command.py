@@ -178,7 +178,7 @@ def test_evaluate_stores_and_prints(own_store: Planted, asked: dict[str, Any], t
     assert result.exit_code == 0, result.output
     assert asked["profile"] == own_store.digests["uniform"]
     assert asked["checked"] == ["mine", "other"]
-    assert (asked["model"], asked["tokenizer"], asked["device"], asked["dtype"]) == ("model", "tokenizer", "cpu", "auto")
+    assert (asked["model"], asked["tokenizer"], asked["device"], asked["dtype"]) == ("model", "tokenizer", None, None)
     assert (asked["tasks"], asked["dirs"], asked["limit"], asked["shots"], asked["batch"]) == (["mine", "other"], [tmp_path], 100, 2, 8)
     table = [line.split() for line in result.stdout.splitlines()]
     assert table[1] == ["task", "metric", "filter", "value", "stderr", "n", "shots"]
