@@ -169,7 +169,7 @@ def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str
 
 def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Groups of site positions from `q_proj+k_proj+v_proj`: those roles share a level within each block. Raises UsageError."""
-    roles = {site.role for site in sites}
+    roles = {site.role for site in sites if site.kind == "linear"} | {site.role for site in sites if not site.role.isdigit()}
     groups: list[tuple[int, ...]] = []
     for link in links:
         wanted = [role.strip() for role in link.split("+")]

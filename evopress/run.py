@@ -91,7 +91,7 @@ def execute(
     try:
         load_reference(store)
         bench = Workbench(plan, texts, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
-        with _recorded(store, bench, command) as study_id:
+        with _recorded(store, bench, command, speed) as study_id:
             run = _Execution(bench, study_id, clock).run(speed)
         return replace(run, history=tuple(store.runs(study_id)))
     finally:
@@ -99,7 +99,7 @@ def execute(
 
 
 @contextmanager
-def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
+def _recorded(store: Store, bench: Workbench, command: str, speed: bool) -> Iterator[int]:
     """Keep a run row around the work, and heartbeats while it lasts; yields the id of the study."""
     from evopress.latency.clock import fingerprint
 
@@ -113,7 +113,7 @@ def _recorded(store: Store, bench: Workbench, command: str) -> Iterator[int]:
         environment={
             **fingerprint(bench.device),
             "stops": plan.study.stops,
-            "options": {"dtype": bench.asked_dtype, "device": bench.device},
+            "options": {"dtype": bench.asked_dtype, "device": bench.device, "speed": speed},
         },
         code_version=commit(),
         owner=bench.owner,
@@ -243,11 +243,13 @@ class _Execution:
 
         That comparison is for the display alone: it is stored like any trial, but it steers nothing and does not count as search.
         """
-        shown: dict[str, Any] = {"profile": None, "generation": -WATCH_GENERATIONS, "best": None, "gain": None}
+        # A round of slopes and a race takes as long as several generations of mutants.
+        every = 1 if "slopes" in self.bench.registry.get("searcher", name).needs else WATCH_GENERATIONS
+        shown: dict[str, Any] = {"profile": None, "generation": -every, "best": None, "gain": None}
 
         def tell(event: Event) -> None:
             at = event.totals.generation
-            if uniform is not None and event.incumbent != shown["profile"] and at - shown["generation"] >= WATCH_GENERATIONS:
+            if uniform is not None and event.incumbent != shown["profile"] and at - shown["generation"] >= every:
                 small = self.bench.texts.first("search", SMALL_TOKENS)
                 pair = self.bench.measure([event.incumbent, uniform], small, self.study.fitness, "search")
                 shown.update(profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness)
@@ -313,8 +315,8 @@ def last_stops(store: Store, study_id: int) -> dict[str, Any]:
     return dict(runs[-1].environment.get("stops", {})) if runs else {}
 
 
-def last_options(store: Store, study_id: int) -> dict[str, str]:
-    """Device and type the study's last run was asked for: other ones would be other measurements."""
+def last_options(store: Store, study_id: int) -> dict[str, Any]:
+    """What the study's last run was asked for beside its definition: device, type, and whether to time."""
     runs = store.runs(study_id)
     return dict(runs[-1].environment.get("options", {})) if runs else {}
 

@@ -65,6 +65,9 @@ def leaderboard(
         print(report.board_markdown(rows, metric, reported), end="")
     else:
         _print_tables(rows, metric, reported)
+        texts = {row.slices[metric] for row in rows if metric in row.slices}
+        if len(texts) > 1:
+            say(f"note: these rows were measured on {len(texts)} different texts; compare within one study: --study NAME")
         say(f"{len(rows)} rows from {where_from}; evopress profile show PROFILE prints one")
 
 

@@ -13,32 +13,6 @@ PLAIN_SECONDS = 10.0
 """Plain lines come at most this often within one phase."""
 
 
-def line(event: Progress) -> str:
-    """One event as one line."""
-    text = f"{event.phase}: {event.text}"
-    if event.phase != "search":
-        return text + (f" ({event.done}/{event.total})" if event.total else "")
-    text += f" generation {event.done}" + (f"/{event.total}" if event.total else "")
-    if event.watch is not None:
-        text += f" · watch {event.watch:.4f}"
-    if event.gain is not None:
-        text += f" · gain over uniform {event.gain:+.4f}"
-    rate = event.evaluations / event.seconds if event.seconds else 0.0
-    text += f" · {event.evaluations:,} evaluations ({rate:.1f}/s"
-    text += f", {event.cached:,} from the store)" if event.cached else ")"
-    text += f" · {event.tokens:,} tokens"
-    return text + (f" · ETA {duration(event.eta_seconds)}" if event.eta_seconds is not None else "")
-
-
-def duration(seconds: float) -> str:
-    """`1h05m`, `3m20s` or `12s`."""
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
-
-
 @contextmanager
 def listening(name: str) -> Iterator[Listener]:
     """A listener for the length of a run: redrawn on a terminal, plain lines where stderr is a file or a pipe."""
@@ -49,7 +23,7 @@ def listening(name: str) -> Iterator[Listener]:
     from rich.markup import escape
 
     with Console(stderr=True).status(f"{name}: starting") as status:
-        yield lambda event: status.update(escape(f"{name} · {line(event)}"))
+        yield lambda event: status.update(escape(f"{name} · {event!s}"))
 
 
 def plain(write: Callable[[str], None], clock: Callable[[], float]) -> Listener:
@@ -61,7 +35,7 @@ def plain(write: Callable[[str], None], clock: Callable[[], float]) -> Listener:
         counted = bool(event.total) or event.phase == "search"
         fresh = event.phase != last["phase"] or (not counted and event.text != last["text"])
         if fresh or (event.total and event.done == event.total) or now - float(last["at"]) >= PLAIN_SECONDS:
-            write(line(event))
+            write(str(event))
             last.update(phase=event.phase, text=event.text, at=now)
 
     return listen

@@ -85,7 +85,7 @@ def start(
     values |= {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value not in (None, [])}
     definition = Study.make(values)
     if dry_run:
-        _dry_run(definition, as_json)
+        _dry_run(definition, device, as_json)
         return
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
 
@@ -115,6 +115,7 @@ def resume(
     definition = Study.make({"name": name, **row.definition, **stops, "least_coverage": 0}, f"stored study {name}")
     device = device or options.get("device")
     dtype = dtype or options.get("dtype")
+    no_speed = no_speed or options.get("speed") is False
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
 
 
@@ -197,7 +198,7 @@ def _ask(question: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, str]]:
+def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, Any]]:
     from evopress.run import last_options, last_stops
     from evopress.store import Store
 
@@ -206,15 +207,17 @@ def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, st
         return row, last_stops(store, row.id), last_options(store, row.id)
 
 
-def _dry_run(study: Study, as_json: bool) -> None:
+def _dry_run(study: Study, device: str | None, as_json: bool) -> None:
     from evopress.events import silent
     from evopress.hooks.registry import Registry
     from evopress.plan import make_plan
+    from evopress.precision import check_device
     from evopress.rehearsal import rehearse
     from evopress.report.dry_run import dry_run_json, dry_run_text, matmul_flops
     from evopress.texts import Texts
 
     registry = Registry.load()
+    check_device(device or "cpu")
     plan = make_plan(study, registry, home())
     rehearse(plan, registry, Texts(plan, silent))
     if as_json:

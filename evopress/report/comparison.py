@@ -80,12 +80,15 @@ def footnotes(document: Document) -> list[str]:
     notes.append(
         f"search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards, {search['seconds']:,.0f} s of measuring,"
         f" ended by: {search['reason']}"
+        + ("" if search["reason"] == "finished" else " (the next question would pass that stop; raise it and repeat the command to go on)")
     )
     notes += [f"note: {label}: {remark}" for label, remark in document["remarks"].items()]
     best = next(row["profile"] for row in rows if row["label"] == winner)
     same = [row["label"] for row in rows if row["profile"] == best and row["label"] != winner]
     if same:
         notes.append(f"note: {winner} ended at the profile of {' and '.join(same)}; search longer to go beyond it")
+    if search["evaluations"] and not search["generations"]:
+        notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; raise --max-tokens")
     if not search["evaluations"]:
         notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; raise --max-tokens")
     return notes

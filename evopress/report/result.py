@@ -32,6 +32,7 @@ def result_json(run: Run) -> Document:
         "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
         "search": {
             "evaluations": totals.evaluations,
+            "generations": totals.generation,
             "tokens": totals.tokens,
             "seconds": round(totals.seconds, 3),
             "reason": run.outcome.reason,

@@ -50,7 +50,7 @@ def result() -> dict[str, Any]:
         "commit": "abc123+",
         "environment": {"cpu": "Xeon", "flags": ["avx2", "amx_bf16"], "threads": 2, "torch": "2.13.0", "python": "3.11.7"},
         "budgets": [{"text": "bits=3.0", "field": "bytes", "limit": 68_000_000}],
-        "search": {"evaluations": 1234, "tokens": 5_000_000, "seconds": 301.2, "reason": "tokens"},
+        "search": {"evaluations": 1234, "generations": 9, "tokens": 5_000_000, "seconds": 301.2, "reason": "tokens"},
         "fitness": "kl",
         "remarks": {"knapsack": "not proven optimal"},
         "executions": [{"wall_seconds": 301.4}, {"wall_seconds": None}, {"wall_seconds": 12.0}],
@@ -237,7 +237,7 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
             {"prefill": speed, "decode": speed},
         ),
     ]
-    totals = SimpleNamespace(evaluations=12, tokens=4096, seconds=3.0)
+    totals = SimpleNamespace(evaluations=12, generation=3, tokens=4096, seconds=3.0)
     run: Any = SimpleNamespace(
         study=study,
         plan=SimpleNamespace(ref=SimpleNamespace(name="tiny"), budgets=(Budget("bits=3.0", "bytes", 200),), coverage=0.999),

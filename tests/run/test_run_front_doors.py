@@ -256,10 +256,12 @@ def test_two_processes_agree_on_the_type_that_was_measured_first(tmp_path: Path,
 
 def test_a_line_of_progress() -> None:
     event = Progress("search", "evolve", 7, 20, 0.5, 0.25, 30, 4000, 10.0, 130.0, 0)
-    line = "search: evolve generation 7/20 · watch 0.5000 · gain over uniform +0.2500 · 30 evaluations (3.0/s) · 4,000 tokens · ETA 2m10s"
-    assert live.line(event) == line
-    assert "(3.0/s, 12 from the store)" in live.line(replace(event, cached=12))
-    assert live.line(Progress("bank", "layers.0", 3, 9)) == "bank: layers.0 (3/9)"
+    line = (
+        "search: evolve generation 7/20 · incumbent 0.5000 · gain over uniform +0.2500 · 30 evaluations (3.0/s) · 4,000 tokens · ETA 2m10s"
+    )
+    assert str(event) == line
+    assert "(3.0/s, 12 from the store)" in str(replace(event, cached=12))
+    assert str(Progress("bank", "layers.0", 3, 9)) == "bank: layers.0 (3/9)"
 
 
 def test_plain_progress_is_sparse_and_ends_with_the_last() -> None:
