@@ -13,11 +13,10 @@ from typing import ClassVar, Literal
 
 from evopress.api import Genotype, Problem, Profile, Searcher, Steps, UsageError, unknown
 from evopress.search import parity
-from evopress.search.baselines import greedy_genotype, uniform_genotype
-from evopress.search.knapsack import solve
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, random_profile, switch_count
 from evopress.search.selection import best_of, check_count, check_initial, check_rungs, tournament
+from evopress.search.starts import distinct, known_starts
 
 ATTEMPTS = 40
 """Mutants drawn per wanted offspring before a generation goes on with fewer."""
@@ -118,19 +117,8 @@ class Evolve(Searcher):
         return parity.starts(self.ledger, self.rules, self.rng, max(self.candidates, 1))
 
     def _global_starts(self) -> list[Genotype]:
-        starts = [tuple(start) for start in self.problem.starts]
-        for start in starts:
-            if not self.ledger.fits(start):
-                raise UsageError("A start of the search does not meet the budgets.", "Pass starts that fit, or none.")
-        if not starts:
-            starts = [uniform_genotype(self.problem, self.ledger)]
-            if self.ledger.has_errors:
-                starts += [greedy_genotype(self.problem, self.ledger), solve(self.ledger).genotype]
-        starts += [random_profile(self.ledger, self.rng) for _ in range(self.candidates)]
-        distinct: dict[Genotype, Genotype] = {}
-        for start in starts:
-            distinct.setdefault(self.ledger.key(start), start)
-        return list(distinct.values())
+        drawn = [random_profile(self.ledger, self.rng) for _ in range(self.candidates)]
+        return distinct(self.ledger, [*known_starts(self.problem, self.ledger), *drawn])
 
     def _draw_global(self, generation: int) -> list[Genotype]:
         """λ mutants never offered before; failed draws raise the number of moves, so that a used-up neighbourhood is left."""

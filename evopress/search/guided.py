@@ -15,16 +15,15 @@ from collections.abc import Generator, Sequence
 from typing import ClassVar, Literal
 
 from evopress.api import DROP, Ask, Genotype, Problem, Profile, Searcher, Steps, Trial, UsageError
-from evopress.search.baselines import greedy_genotype, uniform_genotype
 from evopress.search.evolve import Evolve
-from evopress.search.knapsack import solve
 from evopress.search.ledger import Draft, ledger_of
-from evopress.search.moves import mutate, switch_count
+from evopress.search.moves import is_dropped, mutate, switch_count
 from evopress.search.parabolas import Parabolas
-from evopress.search.probes import is_dropped, probe
+from evopress.search.probes import probe
 from evopress.search.proposals import Table, predicted, propose
 from evopress.search.racing import Deck, Race, check_looks, documents_needed, race
 from evopress.search.selection import check_count
+from evopress.search.starts import known_starts
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
 """Distances of a proposal, as shares of the weights at another level."""
@@ -88,7 +87,7 @@ class Guided(Searcher):
                 "Shorten --window, give more text, or raise alpha.",
             )
         self.ledger = ledger_of(problem)
-        self._starts = self._known_starts()
+        self._starts = known_starts(problem, self.ledger)
         self._best = self._starts[0]
         self._parabolas = Parabolas(self.ledger, problem.errors, memory)
         self._deck = Deck(problem, rng)
@@ -183,16 +182,3 @@ class Guided(Searcher):
         drawn = [mutate(self.ledger, self._best, self.rng, switch_count(self.rng, 3)) for _ in range(ATTEMPTS)]
         present = self.ledger.key(self._best)
         return min(drawn, key=lambda genotype: (self.ledger.key(genotype) == present, predicted(self.ledger, table, genotype)))
-
-    def _known_starts(self) -> list[Genotype]:
-        starts = [tuple(start) for start in self.problem.starts]
-        if any(not self.ledger.fits(start) for start in starts):
-            raise UsageError("A start of the search does not meet the budgets.", "Pass starts that fit, or none.")
-        if not starts:
-            starts = [uniform_genotype(self.problem, self.ledger)]
-            if self.ledger.has_errors:
-                starts += [greedy_genotype(self.problem, self.ledger), solve(self.ledger).genotype]
-        distinct: dict[Genotype, Genotype] = {}
-        for start in starts:
-            distinct.setdefault(self.ledger.key(start), start)
-        return list(distinct.values())

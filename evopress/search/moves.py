@@ -227,10 +227,10 @@ def _move(draft: Draft, rng: random.Random, touched: dict[int, None], guided: bo
 
 def _toggle(draft: Draft, rng: random.Random, gene: int, containers: Sequence[int], touched: dict[int, None]) -> bool:
     """Drop or restore a container; half of the time the opposite is done to another. Returns: pay for a restoration with drops first."""
-    dropped = _is_dropped(draft, gene)
+    dropped = is_dropped(draft, gene)
     _flip(draft, rng, gene)
     if rng.random() < 0.5:
-        partners = [other for other in containers if other != gene and _is_dropped(draft, other) != dropped and other not in touched]
+        partners = [other for other in containers if other != gene and is_dropped(draft, other) != dropped and other not in touched]
         if partners:
             partner = rng.choice(partners)
             _flip(draft, rng, partner)
@@ -239,10 +239,11 @@ def _toggle(draft: Draft, rng: random.Random, gene: int, containers: Sequence[in
     return rng.random() < 0.5
 
 
-def _is_dropped(draft: Draft, gene: int) -> bool:
+def is_dropped(draft: Draft, gene: int) -> bool:
+    """Is a droppable gene dropped?"""
     return draft.ledger.weight[gene][draft.levels[gene]][0] < 0
 
 
 def _flip(draft: Draft, rng: random.Random, gene: int) -> None:
-    weights, dropped = draft.ledger.weight[gene], _is_dropped(draft, gene)
+    weights, dropped = draft.ledger.weight[gene], is_dropped(draft, gene)
     draft.set(gene, rng.choice([level for level in range(len(weights)) if (weights[level][0] < 0) != dropped]))

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 
 from evopress.api import DROP, Ask, Genotype, Problem, Slice, Trial
 from evopress.search.ledger import Draft, Ledger
+from evopress.search.moves import is_dropped
 
 PAYERS = 4
 """Drops that may pay for one restoration."""
@@ -48,11 +49,6 @@ def probe(
         for (gene, (_, price)), trial in zip(restored.items(), trials, strict=True):
             found[gene] = here + price - trial.fitness
     return found
-
-
-def is_dropped(draft: Draft, gene: int) -> bool:
-    """Is a droppable gene dropped?"""
-    return draft.ledger.weight[gene][draft.levels[gene]][0] < 0
 
 
 def _ask(problem: Problem, genotypes: Sequence[Genotype], slice_: Slice, generation: int) -> Generator[Ask, Sequence[Trial], list[Trial]]:

@@ -260,3 +260,19 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
     assert "kernels, evolve: torch-int4" in page
     assert f"study {study.digest[:12]}, seed 0" in page
     assert "commit abc123, def456+" in page
+
+
+def test_the_committed_results_are_of_the_committed_study_and_make_the_committed_page() -> None:
+    from evopress.api.study import Study
+
+    root = Path(__file__).resolve().parents[2]
+    assert leaderboard_markdown(root / "results") == (root / "results" / "LEADERBOARD.md").read_text(encoding="utf-8")
+    document = json.loads((root / "results" / "demo.json").read_text(encoding="utf-8"))
+    assert document["study"]["digest"] == Study.read(root / "studies" / "demo.toml").digest
+    numbers = (root / "README.md").read_text(encoding="utf-8")
+    rows = {row["label"]: row for row in document["rows"]}
+    for label, digits in (("uniform", 2), ("guided", 2), ("evolve", 2)):
+        assert f"{rows[label]['kl']['mean']:.{digits}f}" in numbers
+    for label in ("dense", "guided"):
+        for phase in ("prefill", "decode"):
+            assert f"{rows[label]['speed'][phase]['tokens_per_second']:,.0f}" in numbers
