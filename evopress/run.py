@@ -104,7 +104,7 @@ def _recorded(store: Store, bench: Workbench, command: str, speed: bool) -> Iter
     from evopress.latency.clock import fingerprint
 
     plan = bench.plan
-    bench.save_model()
+    _ = bench.model_id  # the model first: a study is kept only where it can be measured
     study_id = store.study(plan.study.name, plan.study.identity, plan.study.digest).id
     bench.run_id = store.start_run(
         study_id,

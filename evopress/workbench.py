@@ -165,7 +165,7 @@ class Workbench:
     def complete_bank(self) -> None:
         """Build what is missing. Resumable; a kill costs at most one site."""
         if not self._missing():
-            if not self.store.bank_entries(self.save_model(), self.recipe.digest):  # built for another store
+            if not self.store.bank_entries(self.model_id, self.recipe.digest):  # built for another store
                 self._keep_bank_entries()
             return
         # One process builds; another on the same bank waits here, and finds it complete.
@@ -214,10 +214,11 @@ class Workbench:
         for task in self._tasks.values():
             cost = task.method.cost(task.site, task.level)
             entries.append(BankEntry(task.site.name, str(task.level), self.bank.error(task.key), cost.bytes))
-        self.store.put_bank_entries(self.save_model(), self.recipe.digest, entries)
+        self.store.put_bank_entries(self.model_id, self.recipe.digest, entries)
 
-    def save_model(self) -> int:
-        """Store the model with its sites; returns its id there."""
+    @cached_property
+    def model_id(self) -> int:
+        """Row of the model in the store, which learns of it and its sites at first use."""
         ref, sitemap = self.plan.ref, self.plan.sitemap
         about = {"config_digest": ref.config_digest}
         return self.store.save_model(ref.name, self.model_digest, about, sitemap.sites, sitemap.total_params)
@@ -307,12 +308,11 @@ class Workbench:
     def profile_id(self, profile: Profile) -> int:
         """Row of a profile in the store, where it is kept with its cost."""
         cost = self.plan.space.cost(profile)
-        return self.store.save_profile(self.save_model(), profile, cost, self.plan.space.bits(cost), self.bank_of(profile))
+        return self.store.save_profile(self.model_id, profile, cost, self.plan.space.bits(cost), self.bank_of(profile))
 
     def _take(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
-        scorer = self.fitness(fitness, role)
+        scorer, prefixes = self.fitness(fitness, role), self.prefixes
         started = self.clock()
-        prefixes = self.prefixes
         self.stitcher.set(profile, self.decoder)
         with prefixes.along(self.path(profile)):
             values, weights = scorer.score(self.model, self._documents(slice_, role))

@@ -37,8 +37,8 @@ class Guided(Searcher):
     rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new
     ones come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what
     is no better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe. probes: droppable genes probed
-    a round. patience: rounds in a row without a winner at the shortest distance
-    before the search ends. Raises UsageError for bad options, and for more tokens than the search set holds.
+    a round. patience: rounds in a row without a winner at the shortest distance before the search ends. Raises UsageError for bad options,
+    and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
@@ -72,20 +72,7 @@ class Guided(Searcher):
         for option, value in (("memory", memory), ("alpha", alpha)):
             if not 0 <= value < 1:
                 raise UsageError(f"Option {option}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
-        self.memory, self.alpha = memory, alpha
-        available = sum(problem.document_tokens)
-        wanted = max(self.slope_tokens, self.start_tokens, self.probe_tokens, self.looks[-1][1])
-        if wanted > available:
-            raise UsageError(
-                f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
-                f"Lower slope_tokens, start_tokens and looks to at most {available:,}, or give more text.",
-            )
-        documents, needed = sum(length > 1 for length in problem.document_tokens), documents_needed(self.looks, proposals, alpha)
-        if documents < needed:
-            raise UsageError(
-                f"A race of {proposals} at alpha {alpha} needs {needed} documents to decide, and the search set has {documents}.",
-                "Shorten --window, give more text, or raise alpha.",
-            )
+        self.alpha = alpha
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
         self._best = self._starts[0]
@@ -93,6 +80,24 @@ class Guided(Searcher):
         self._deck = Deck(problem, rng)
         # Nothing but drops: they interact too strongly for a model that adds up, and evolution finds its way.
         self._blind = None if self.ledger.plain or not self.ledger.containers else Evolve(problem, rng, generations=rounds)
+        if not self._blind:
+            self._check_text()
+
+    def _check_text(self) -> None:
+        lengths = self.problem.document_tokens
+        available = sum(lengths)
+        wanted = max(self.slope_tokens, self.start_tokens, self.probe_tokens, self.looks[-1][1])
+        if wanted > available:
+            raise UsageError(
+                f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
+                f"Lower slope_tokens, start_tokens and looks to at most {available:,}, or give more text.",
+            )
+        documents, needed = sum(length > 1 for length in lengths), documents_needed(self.looks, self.proposals, self.alpha)
+        if documents < needed:
+            raise UsageError(
+                f"A race of {self.proposals} at alpha {self.alpha} needs {needed} documents to decide, and the search set has {documents}.",
+                "Shorten --window, give more text, or raise alpha.",
+            )
 
     @property
     def incumbent(self) -> Profile:
