@@ -15,7 +15,19 @@ from evopress.api.errors import (
     unknown,
 )
 from evopress.api.level import ABSENT, DENSE, DROP, Level, parse_method
-from evopress.api.plugins import SLOPE_FORWARDS, Ask, Differentiable, Fitness, Kernel, Method, Problem, Searcher, Steps
+from evopress.api.plugins import (
+    OUTLIER,
+    SLOPE_FORWARDS,
+    Ask,
+    Differentiable,
+    Fitness,
+    Kernel,
+    Knowledge,
+    Method,
+    Problem,
+    Searcher,
+    Steps,
+)
 from evopress.api.profile import Profile
 from evopress.api.site import Site, SiteKind
 from evopress.api.space import Genotype, Space, order_levels
@@ -23,9 +35,9 @@ from evopress.api.trial import Slice, Trial, weighted_mean
 from evopress.api.variant import Statistics, Variant
 
 __all__ = [
-    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "SLOPE_FORWARDS", "ZERO",
-    "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Level", "Method",
-    "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Searcher", "Site", "SiteKind",
+    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "OUTLIER", "SLOPE_FORWARDS", "ZERO",
+    "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Knowledge", "Level",
+    "Method", "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Searcher", "Site", "SiteKind",
     "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
     "check_feasible", "dense_cost", "order_levels", "parse_method", "uniform_cost", "unknown", "weighted_mean",
 ]  # fmt: skip

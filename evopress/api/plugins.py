@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Need = Literal["second_moment"]
+Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities"]
+OUTLIER = 5.0
+"""A score this many times the mean of its site is an outlier (OWL, 2310.05175, uses 5 and 7)."""
 
 
 class Method(ABC):
@@ -117,9 +120,13 @@ class Problem:
     """What a searcher is given.
 
     document_tokens: length of each document of the search set; token_set: its digest; slices are drawn from these.
-    errors: per site position and level index, relative output error tr(ΔHΔᵀ)/tr(WHWᵀ) in [0, ∞), a drop counts 1 per linear site
-        below it; empty unless the searcher `needs` them.
     starts: genotypes the run already knows (uniform, greedy, knapsack), all within the budgets.
+    The rest is what is known of the sites, each empty unless the searcher names it in its `needs`, and one entry a site position:
+    errors: per level index, relative output error tr(ΔHΔᵀ)/tr(WHWᵀ) in [0, ∞); a drop counts 1 per linear site below it.
+    energies: tr(WHWᵀ) of a linear site, the output's mean square times its rows; 0 for other sites.
+    outliers: share of a linear site's scores |W|·‖x‖ above OUTLIER times their mean, in [0, 1]; 0 for other sites.
+    spectra: singular values of a linear site's weight, largest first, divided by the largest; () for other sites.
+    similarities: cosine between the hidden states before and after a sublayer or block, mean over tokens; 1 for linear sites.
     """
 
     space: Space
@@ -128,6 +135,10 @@ class Problem:
     document_tokens: tuple[int, ...]
     errors: tuple[tuple[float, ...], ...] = ()
     starts: tuple[tuple[int, ...], ...] = ()
+    energies: tuple[float, ...] = ()
+    outliers: tuple[float, ...] = ()
+    spectra: tuple[tuple[float, ...], ...] = ()
+    similarities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,14 +169,17 @@ class Searcher(ABC):
     """Finds a profile within the budgets. Written as a generator that yields what it wants measured.
 
     Deterministic: the same problem, rng state, options and trials give the same questions, so replaying stored trials restores its
-    state. Every profile it yields, and `incumbent`, meets every budget. options: keyword arguments of the constructor of the subclass.
-    needs: "errors" where it reads the layer errors of the problem, whether it must have them or not; "slopes" where it asks for slopes,
-        which takes a fitness that is Differentiable. Nobody else is given them.
+    state. Every profile it yields, and `incumbent`, meets every budget (but see `strays`). options: keyword arguments of the constructor
+        of the subclass.
+    needs: the fields of the problem that it reads, whether it must have them or not, by name; "slopes" where it asks for slopes, which
+        takes a fitness that is Differentiable. Nobody else is given them.
+    strays: it also asks for profiles beyond the budgets, to learn what one change alone does; `incumbent` meets them all the same.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    needs: ClassVar[frozenset[Literal["errors", "slopes"]]] = frozenset()
+    needs: ClassVar[frozenset[Knowledge]] = frozenset()
+    strays: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         self.problem = problem

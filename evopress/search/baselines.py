@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from evopress.api import DENSE, DROP, Genotype, Level, Problem, Profile, Searcher, Steps, UsageError
+from evopress.api import DENSE, DROP, Genotype, Knowledge, Level, Problem, Profile, Searcher, Steps, UsageError
 from evopress.search.knapsack import error_of
 from evopress.search.ledger import Draft, Ledger, ledger_of
 from evopress.search.moves import fill_in_order
@@ -237,7 +237,7 @@ class Uniform(Searcher):
     """The same level everywhere, as dense as the budget allows; measures nothing."""
 
     name: ClassVar[str] = "uniform"
-    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         super().__init__(problem, rng)
@@ -257,7 +257,7 @@ class Greedy(Searcher):
     """Least added layer error per saved byte, one downgrade at a time; measures nothing."""
 
     name: ClassVar[str] = "greedy"
-    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         super().__init__(problem, rng)

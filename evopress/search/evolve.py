@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from evopress.api import Genotype, Problem, Profile, Searcher, Steps, UsageError, unknown
+from evopress.api import Genotype, Knowledge, Problem, Profile, Searcher, Steps, UsageError, unknown
 from evopress.search import parity
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, random_profile, switch_count
@@ -36,7 +36,7 @@ class Evolve(Searcher):
 
     name: ClassVar[str] = "evolve"
     paper: ClassVar[str] = "EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search, 2024, arXiv 2410.14649"
-    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
     def __init__(
         self,

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from evopress.api import DROP, Ask, Genotype, Problem, Profile, Searcher, Steps, Trial, UsageError
+from evopress.api import DROP, Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial, UsageError
 from evopress.search.evolve import Evolve
 from evopress.search.ledger import Draft, ledger_of
 from evopress.search.moves import is_dropped, mutate, switch_count
@@ -42,7 +42,7 @@ class Guided(Searcher):
     """
 
     name: ClassVar[str] = "guided"
-    needs: ClassVar[frozenset[Literal["errors", "slopes"]]] = frozenset({"errors", "slopes"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "slopes"})
 
     def __init__(
         self,

@@ -12,12 +12,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evopress.api import DROP, Genotype, Problem, Profile, Searcher, Space, Steps, UsageError
+from evopress.api import DROP, Genotype, Knowledge, Problem, Profile, Searcher, Space, Steps, UsageError
 from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import fill
 
@@ -346,7 +346,7 @@ class Knapsack(Searcher):
     """Least summed layer error within the budget by exact multiple choice; measures nothing."""
 
     name: ClassVar[str] = "knapsack"
-    needs: ClassVar[frozenset[Literal["errors"]]] = frozenset({"errors"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
         super().__init__(problem, rng)

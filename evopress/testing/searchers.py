@@ -211,12 +211,15 @@ def follow(searcher: Searcher, measure: Measure, questions: int = 10_000) -> lis
     return history
 
 
-def check_profile(problem: Problem, profile: Profile, who: str) -> None:
-    """AssertionError unless the profile belongs to the space, respects its links and shadows, and meets every budget by the slow oracle."""
+def check_profile(problem: Problem, profile: Profile, who: str, within: bool = True) -> None:
+    """AssertionError unless the profile belongs to the space, respects its links and shadows, and meets every budget by the slow oracle.
+
+    within: False leaves the budgets out.
+    """
     genotype = problem.space.genotype(profile)
     assert problem.space.profile(genotype) == profile, f"{who}: the profile does not mark shadowed sites absent, and only those"
     cost = problem.space.cost(profile)
-    for budget in problem.budgets:
+    for budget in problem.budgets if within else ():
         assert budget.allows(cost), f"{who}: {budget.spent(cost):,} {budget.field} exceed budget {budget.text} ({budget.limit:,})"
 
 
@@ -254,10 +257,10 @@ def degenerate_problems() -> dict[str, Problem]:
 def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, questions: int = 500, **options: Any) -> None:
     """Check a searcher class on planted problems; raises AssertionError with the name of the problem.
 
-    Never leaves a budget; the incumbent is valid before the first question; the same seed gives the same questions; stored trials replay to
-    the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on spaces without a legal move;
-    a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that end within so many `questions`.
-    Layer errors are handed only to a searcher that names them in `needs`, as in a run.
+    Never leaves a budget, unless it `strays`; the incumbent is valid before the first question; the same seed gives the same questions;
+    stored trials replay to the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on
+    spaces without a legal move; a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that
+    end within so many `questions`. Layer errors are handed only to a searcher that names them in `needs`, as in a run.
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
@@ -268,7 +271,7 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         assert searcher.ask() == searcher.ask(), f"{who}: asking twice gives two questions"
         history = follow(searcher, measure, questions)
         for ask, _ in history:
-            _check_ask(problem, ask, frozenset(cls.needs), who)
+            _check_ask(problem, ask, cls, who)
         check_profile(problem, searcher.incumbent, who)
         again = cls(problem, random.Random(1), **options)
         assert follow(again, measure, questions) == history, f"{who}: the same seed gives other questions"
@@ -276,17 +279,17 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         _check_small_pool(cls, problem, options, who)
 
 
-def _check_ask(problem: Problem, ask: Ask, needs: frozenset[str], who: str) -> None:
+def _check_ask(problem: Problem, ask: Ask, cls: type[Searcher], who: str) -> None:
     assert ask.profiles, f"{who}: an empty question"
     for profile in ask.profiles:
-        check_profile(problem, profile, who)
+        check_profile(problem, profile, who, within=not cls.strays)
     assert len({profile.digest for profile in ask.profiles}) == len(ask.profiles), f"{who}: one profile is asked twice on one slice"
     documents = [index for index, _ in ask.slice.documents]
     assert ask.slice.token_set == problem.token_set, f"{who}: the slice names another token set"
     assert len(set(documents)) == len(documents), f"{who}: a slice repeats a document"
     for index, used in ask.slice.documents:
         assert used <= problem.document_tokens[index], f"{who}: a piece is longer than its document"
-        assert not ask.slopes or "slopes" in needs, f"{who}: asks for slopes and does not name them in `needs`"
+        assert not ask.slopes or "slopes" in cls.needs, f"{who}: asks for slopes and does not name them in `needs`"
         assert used > 1, f"{who}: a piece of {used} token(s) holds no position to score"
 
 
