@@ -6,26 +6,29 @@ Called by the run before the bank is built, and by a dry run.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from evopress.api import DENSE, Differentiable, Genotype, Problem, Searcher, UsageError
+from evopress.api import DENSE, Differentiable, Genotype, Knowledge, Problem, Searcher, UsageError, unknown
 from evopress.data.tokens import ROLES
 from evopress.hooks.registry import Registry
 from evopress.plan import Plan, default_options, options_like, searcher_class
 from evopress.texts import Texts
 
-Errors = tuple[tuple[float, ...], ...]
+Tell = Callable[[Knowledge], tuple[Any, ...]]
+"""What is known of the sites, by the name of the field of the problem that it fills; called for nothing that nobody needs."""
+KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities")
+"""Fields of the problem that a searcher may need; slopes it asks for as it goes."""
 
 
 def rehearse(plan: Plan, registry: Registry, texts: Texts) -> None:
-    """Make the token sets and every searcher of the study, on made-up layer errors.
+    """Make the token sets and every searcher of the study, on made-up knowledge of the sites.
 
     Raises UsageError, NotFound, and InfeasibleBudget for budgets that no profile meets together.
     """
     for role in ROLES:
         texts.tokens(role)
-    guess = tuple(tuple(float(level != DENSE) for level in levels) for levels in plan.space.levels)
+    guess = guesses(plan)
     start = plan.space.genotype(make_searcher(plan, registry, texts, "uniform", {}, guess).incumbent)
     cls, options = searcher_class(registry, plan.study.searcher, plan.study)
     make_searcher(plan, registry, texts, cls.name, options, guess, (start,))
@@ -37,9 +40,13 @@ def rehearse(plan: Plan, registry: Registry, texts: Texts) -> None:
 
 
 def make_searcher(
-    plan: Plan, registry: Registry, texts: Texts, name: str, options: Mapping[str, Any], errors: Errors, starts: tuple[Genotype, ...] = ()
+    plan: Plan, registry: Registry, texts: Texts, name: str, options: Mapping[str, Any], tell: Tell, starts: tuple[Genotype, ...] = ()
 ) -> Searcher:
-    """A searcher on the study's problem, with a random generator of its own from the study's seed and its name."""
+    """A searcher on the study's problem, with a random generator of its own from the study's seed and its name.
+
+    It is told what its class names in `needs`, and nothing else. Raises UsageError for a need that nobody can tell, and for slopes where
+    the fitness has none.
+    """
     tokens, cls = texts.tokens("search"), registry.get("searcher", name)
     lengths = tuple(map(len, tokens.documents))
     if "slopes" in cls.needs and not issubclass(registry.get("fitness", plan.study.fitness), Differentiable):
@@ -48,6 +55,28 @@ def make_searcher(
             f"Searcher {name!r} needs slopes, and fitness {plan.study.fitness!r} of study {plan.study.name} has no gradient.",
             f"Take one that has: {', '.join(sorted(known))}; or another searcher.",
         )
-    problem = Problem(plan.space, plan.budgets, tokens.digest, lengths, errors if "errors" in cls.needs else (), starts)
+    for need in sorted(cls.needs - {*KNOWN, "slopes"}):
+        raise unknown(f"need of searcher {name}", need, (*KNOWN, "slopes"))
+    facts = {need: tell(need) for need in KNOWN if need in cls.needs}
+    problem = Problem(plan.space, plan.budgets, tokens.digest, lengths, starts=starts, **facts)
     made: Searcher = cls(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
     return made
+
+
+def guesses(plan: Plan) -> Tell:
+    """Made-up knowledge of the right shape: every level but dense loses all, every site is like every other."""
+    space = plan.space
+    linear = [site.kind == "linear" for site in space.sites]
+
+    def tell(need: Knowledge) -> tuple[Any, ...]:
+        match need:
+            case "errors":
+                return tuple(tuple(float(level != DENSE) for level in levels) for levels in space.levels)
+            case "spectra":
+                return tuple((1.0,) * min(site.shape) for site in space.sites)
+            case "similarities":
+                return tuple(1.0 if is_linear else 0.5 for is_linear in linear)
+            case _:
+                return tuple(float(is_linear) for is_linear in linear)
+
+    return tell

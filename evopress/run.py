@@ -30,6 +30,7 @@ from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
 from evopress.hooks.registry import Registry
+from evopress.knowledge import Known
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
 from evopress.provenance import commit
@@ -158,6 +159,7 @@ class _Execution:
     def __init__(self, bench: Workbench, study_id: int, clock: Callable[[], float]) -> None:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
+        self.known = Known(bench)
         self.remarks: dict[str, str] = {}
         self.dense = self.space.profile([self.space.choices(gene).index(DENSE) for gene in range(len(self.space.genes))])
 
@@ -218,7 +220,7 @@ class _Execution:
         rival: bool = False,
     ) -> Outcome:
         """Drive a searcher; every question and its trials become steps of the study's trajectory."""
-        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self.bench.errors, starts)
+        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self.known, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
         track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else name
         ordinal = 0

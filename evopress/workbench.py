@@ -162,6 +162,10 @@ class Workbench:
         task = self._tasks[(site.name, level)]
         return self.bank.get(task.key, site, level)
 
+    def error(self, site: Site, level: Level) -> float:
+        """Relative layer error of a variant, from the bank."""
+        return self.bank.error(self._tasks[(site.name, level)].key)
+
     def complete_bank(self) -> None:
         """Build what is missing. Resumable; a kill costs at most one site."""
         if not self._missing():
@@ -222,27 +226,6 @@ class Workbench:
         ref, sitemap = self.plan.ref, self.plan.sitemap
         about = {"config_digest": ref.config_digest}
         return self.store.save_model(ref.name, self.model_digest, about, sitemap.sites, sitemap.total_params)
-
-    @cached_property
-    def errors(self) -> tuple[tuple[float, ...], ...]:
-        """Relative layer error per site position and level index; a drop counts 1 for every linear site below it."""
-        space = self.plan.space
-        below = [0] * len(space.sites)
-        for position in reversed(range(len(space.sites))):
-            if space.parents[position] >= 0:
-                below[space.parents[position]] += below[position] + (space.sites[position].kind == "linear")
-        table = []
-        for position, (site, levels) in enumerate(zip(space.sites, space.levels, strict=True)):
-            row = []
-            for level in levels:
-                if level == DENSE:
-                    row.append(0.0)
-                elif level == DROP:
-                    row.append(float(below[position]))
-                else:
-                    row.append(self.bank.error(self._tasks[(site.name, level)].key))
-            table.append(tuple(row))
-        return tuple(table)
 
     # Measuring --------------------------------------------------------------------------------------------------------------------------
 

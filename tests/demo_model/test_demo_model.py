@@ -20,6 +20,7 @@ from evopress.api.study import Study
 from evopress.events import silent
 from evopress.home import home
 from evopress.hooks.registry import Registry
+from evopress.knowledge import layer_errors
 from evopress.models.load import DEMO_WHEEL, load
 from evopress.plan import Plan, make_plan
 from evopress.store import Store
@@ -125,7 +126,7 @@ def test_published_orderings_hold_in_layer_error_and_in_kl(
     ratio: the better one's mean KL is below this share of the other's. documents: at least so many of the eight agree.
     """
     errors: dict[Level, list[float]] = {better: [], worse: []}
-    for levels, row in zip(bench.plan.space.levels, bench.errors, strict=True):
+    for levels, row in zip(bench.plan.space.levels, layer_errors(bench), strict=True):
         for level in errors.keys() & set(levels):
             errors[level].append(row[levels.index(level)])
     kl = {level: heldout(bench, level) for level in errors}
