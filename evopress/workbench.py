@@ -36,6 +36,8 @@ DECODER_BYTES = 4 * 2**30
 """Memory for decoded weights."""
 PREFIX_BYTES = 2 * 2**30
 """Memory for hidden states that the next candidate may share."""
+BATCH = 8
+"""Calibration documents that run together."""
 BUSY_POLL_SECONDS = 0.2
 PARTIAL_SECONDS = 3600.0
 """Half-written bank files older than this belong to nobody."""
@@ -178,22 +180,27 @@ class Workbench:
             if missing:
                 self._build_bank(missing)
 
+    def calibration_batches(self) -> list[Tensor]:
+        """The calibration documents in batches of equal length, so that none is padded."""
+        import torch
+
+        by_length: dict[int, list[tuple[int, ...]]] = {}
+        for document in self.tokens("calibration").documents:
+            by_length.setdefault(len(document), []).append(document)
+        return [
+            torch.tensor(group[start : start + BATCH], device=self.device)
+            for group in by_length.values()
+            for start in range(0, len(group), BATCH)
+        ]
+
     def _missing(self) -> list[Task]:
         return [task for task in self._tasks.values() if task.key not in self.bank]
 
     def _build_bank(self, missing: Sequence[Task]) -> None:
-        import torch
-
         from evopress.models import weights
         from evopress.models.calibrate import calibrate
 
-        documents = self.tokens("calibration").documents
-        by_length: dict[int, list[tuple[int, ...]]] = {}
-        for document in documents:
-            by_length.setdefault(len(document), []).append(document)
-        batches = [
-            torch.tensor(group[start : start + 8], device=self.device) for group in by_length.values() for start in range(0, len(group), 8)
-        ]
+        batches = self.calibration_batches()
         self.bank.discard_partial(time.time() - PARTIAL_SECONDS)
         self.stitcher.restore()
         done = 0

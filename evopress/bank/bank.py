@@ -74,26 +74,14 @@ class Bank:
 
         tensors = {name: tensor.contiguous() for name, tensor in variant.tensors.items()}
         about = {"format": variant.format, "level": str(variant.level), "site": variant.site.name, "error": repr(error)}
-        about |= {"bytes": str(variant.cost.bytes), "params": str(variant.cost.params), "checksum": _checksum(tensors)}
+        about |= {"bytes": str(variant.cost.bytes), "params": str(variant.cost.params), "checksum": checksum(tensors)}
         data = save(tensors, metadata={**about, "seal": _seal(about)})
         if self.quota_bytes is not None and self.used_bytes + len(data) > self.quota_bytes:
             raise StorageError(
                 f"The bank {self.root} would exceed its quota of {self.quota_bytes:,} bytes ({self.used_bytes:,} used).",
                 "Raise it with --bank-quota, offer fewer levels, or delete the folder.",
             )
-        target = self.path(key)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error_:
-            with contextlib.suppress(OSError):  # what went wrong is told below, and holds for this too
-                partial.unlink()
-            raise _disk_error(self.root, error_) from error_
+        write_whole(self.root, self.path(key), data)
         self._used_bytes = self.used_bytes + len(data)
 
     def discard_partial(self, before: float) -> None:
@@ -106,7 +94,7 @@ class Bank:
     def get(self, key: str, site: Site, level: Level) -> Variant:
         """Read a variant and check it. Raises StorageError naming the file when it is missing or damaged."""
         about, tensors = self._read(self.path(key))
-        if about["checksum"] != _checksum(tensors):
+        if about["checksum"] != checksum(tensors):
             raise self._damaged(self.path(key), "its checksum does not match")
         return Variant(site, level, about["format"], tensors, Cost(int(about["bytes"]), int(about["params"])))
 
@@ -177,7 +165,24 @@ class Decoder:
         return weight
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def write_whole(root: Path, target: Path, data: bytes) -> None:
+    """Write a file of the bank that is there whole or not at all. Raises StorageError when the disk is full or cannot be written."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what went wrong is told below, and holds for this too
+            partial.unlink()
+        raise _disk_error(root, error) from error
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
     import torch
 
     hasher = hashlib.sha256()

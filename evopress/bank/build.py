@@ -61,10 +61,7 @@ def build(
 
 
 def _compress_site(tasks_: Sequence[Task], bank: Bank, weight_RC: Tensor, stats: Statistics) -> None:
-    if stats.second_moment is not None and stats.tokens == 0:
-        # An expert no calibration token was routed to: nothing is known of its input, so every direction counts alike. A zero moment
-        # would make any weight, even an empty one, look free of error.
-        stats = Statistics(stats.second_moment.new_ones(len(stats.second_moment)).diag(), 0)
+    stats = known_moment(stats)
     by_method: dict[str, list[Task]] = {}
     for task in tasks_:
         by_method.setdefault(task.level.method, []).append(task)
@@ -77,6 +74,16 @@ def _compress_site(tasks_: Sequence[Task], bank: Bank, weight_RC: Tensor, stats:
             if variant.cost != expected:
                 raise NumericalError(f"Method {method.name} promised {expected} at {site.name} {variant.level}, but made {variant.cost}.")
             bank.put(keys[variant.level], variant, relative_error(weight_RC, variant, stats))
+
+
+def known_moment(stats: Statistics) -> Statistics:
+    """The statistics; for an expert that no calibration token was routed to, those of an input whose directions all count alike.
+
+    A moment of zeros would make any weight, even an empty one, look free of error.
+    """
+    if stats.second_moment is None or stats.tokens:
+        return stats
+    return Statistics(stats.second_moment.new_ones(len(stats.second_moment)).diag(), 0)
 
 
 def relative_error(weight_RC: Tensor, variant: Variant, stats: Statistics) -> float:
