@@ -40,9 +40,16 @@ def rehearse(plan: Plan, registry: Registry, texts: Texts) -> None:
 
 
 def make_searcher(
-    plan: Plan, registry: Registry, texts: Texts, name: str, options: Mapping[str, Any], tell: Tell, starts: tuple[Genotype, ...] = ()
+    plan: Plan,
+    registry: Registry,
+    texts: Texts,
+    name: str,
+    options: Mapping[str, Any],
+    tell: Tell,
+    starts: tuple[Genotype, ...] = (),
+    seed: int | None = None,
 ) -> Searcher:
-    """A searcher on the study's problem, with a random generator of its own from the study's seed and its name.
+    """A searcher on the study's problem, with a random generator of its own from a seed (None: the study's) and its name.
 
     It is told what its class names in `needs`, and nothing else. Raises UsageError for a need that nobody can tell, and for slopes where
     the fitness has none.
@@ -59,7 +66,7 @@ def make_searcher(
         raise unknown(f"need of searcher {name}", need, (*KNOWN, "slopes"))
     facts = {need: tell(need) for need in KNOWN if need in cls.needs}
     problem = Problem(plan.space, plan.budgets, tokens.digest, lengths, starts=starts, **facts)
-    made: Searcher = cls(problem, random.Random(f"{name}:{plan.study.seed}"), **options)
+    made: Searcher = cls(problem, random.Random(f"{name}:{plan.study.seed if seed is None else seed}"), **options)
     return made
 
 

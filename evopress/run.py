@@ -5,35 +5,29 @@ Called by the command line and by `evopress.search`. Running the same study agai
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import (
-    DENSE,
     Ask,
     Genotype,
     NotFound,
-    NumericalError,
     Profile,
-    Stopped,
     Trial,
     UsageError,
 )
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
+from evopress.gate import check_dense, dense_profile
 from evopress.hooks.registry import Registry
 from evopress.knowledge import Known
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
-from evopress.provenance import commit
+from evopress.recording import recorded
 from evopress.rehearsal import make_searcher, rehearse
 from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
@@ -47,19 +41,10 @@ if TYPE_CHECKING:
 
 SIMPLE = ("uniform", "greedy", "knapsack")
 """The simple answers, which every search starts from."""
-SMALL_TOKENS = 2048
-"""Tokens on which the all-dense profile must score zero before a search starts, and on which the display compares with uniform."""
-ZERO_LIMIT = {"float32": 1e-4, "other": 5e-3}
-"""Largest divergence of the dense model from itself, in nats a token, that is rounding, by compute type."""
+WATCH_TOKENS = 2048
+"""Tokens on which the display compares with uniform."""
 WATCH_GENERATIONS = 5
 """Generations between two comparisons with uniform for the display."""
-
-
-class Interrupted(Stopped):
-    """Stopped by Ctrl-C after a clean checkpoint."""
-
-    exit_code = 130
-    code = "interrupted"
 
 
 def execute(
@@ -92,65 +77,13 @@ def execute(
     try:
         load_reference(store)
         bench = Workbench(plan, texts, registry, store, home, listen, device, dtype, bank_quota_bytes, clock)
-        with _recorded(store, bench, command, speed) as study_id:
+        options = {"dtype": dtype, "device": device, "speed": speed}
+        about = (study.name, study.identity, study.digest, {"stops": study.stops, "options": options})
+        with recorded(bench, *about, command, f"evopress search resume {study.name}") as study_id:
             run = _Execution(bench, study_id, clock).run(speed)
         return replace(run, history=tuple(store.runs(study_id)))
     finally:
         store.close()
-
-
-@contextmanager
-def _recorded(store: Store, bench: Workbench, command: str, speed: bool) -> Iterator[int]:
-    """Keep a run row around the work, and heartbeats while it lasts; yields the id of the study."""
-    from evopress.latency.clock import fingerprint
-
-    plan = bench.plan
-    _ = bench.model_id  # the model first: a study is kept only where it can be measured
-    study_id = store.study(plan.study.name, plan.study.identity, plan.study.digest).id
-    bench.run_id = store.start_run(
-        study_id,
-        seed=plan.study.seed,
-        command=command,
-        environment={
-            **fingerprint(bench.device),
-            "stops": plan.study.stops,
-            "options": {"dtype": bench.asked_dtype, "device": bench.device, "speed": speed},
-        },
-        code_version=commit(),
-        owner=bench.owner,
-    )
-    try:
-        with _sigterm_raises(), store.heartbeating(bench.owner):
-            yield study_id
-    except KeyboardInterrupt:
-        store.finish_run(bench.run_id, "interrupted", stop_reason="Ctrl-C")
-        raise Interrupted(
-            f"Interrupted. Everything measured so far is stored in study {plan.study.name!r}.",
-            f"Resume: evopress search resume {plan.study.name}",
-        ) from None
-    except Stopped as stopped:
-        store.finish_run(bench.run_id, "stopped", stop_reason=stopped.message)
-        raise
-    except Exception as error:
-        store.finish_run(bench.run_id, "failed", error=f"{type(error).__name__}: {error}")
-        raise
-    store.finish_run(bench.run_id, "finished")
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def stop(_: int, __: FrameType | None) -> None:
-        raise Stopped("Stopped by SIGTERM. Everything measured so far is stored.", "Run the same command again to resume.")
-
-    # Signals belong to the main thread; a notebook server may call from another, where SIGTERM keeps its default.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Execution:
@@ -161,19 +94,18 @@ class _Execution:
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
         self.known = Known(bench)
         self.remarks: dict[str, str] = {}
-        self.dense = self.space.profile([self.space.choices(gene).index(DENSE) for gene in range(len(self.space.genes))])
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
         self.bench.complete_bank()
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
-        self._gate(simple["uniform"])
+        check_dense(self.bench, simple["uniform"])
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
-        found, spent = {"dense": self.dense}, {cls.name: outcome.totals}
+        found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
             if rival.name in simple and not rival_options:
@@ -192,23 +124,6 @@ class _Execution:
         self._keep(rows, cls.name)
         best = Best(cls.name, outcome.best, self.bench)
         return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), remarks=dict(self.remarks))
-
-    def _gate(self, uniform: Profile) -> None:
-        """The all-dense profile, stitched back in after the uniform one, must score zero to rounding.
-
-        Else stitching or the fitness is broken, and a search would be nonsense.
-        """
-        slice_ = self.bench.texts.first("search", SMALL_TOKENS)
-        limit = ZERO_LIMIT["float32" if str(self.bench.dtype) == "torch.float32" else "other"]
-        for name in dict.fromkeys(("kl", self.study.fitness)):
-            if not self.bench.registry.get("fitness", name).zero_when_dense:
-                continue
-            trial = self.bench.measure_after(uniform, self.dense, slice_, name, "search")
-            if abs(trial.fitness) > limit:
-                raise NumericalError(
-                    f"The all-dense profile scores {trial.fitness:.2e} {name} against the dense model; at most {limit:.0e} is rounding.",
-                    "Stitching changes this model, so no search on it can be trusted: try --dtype float32, and report the model.",
-                )
 
     def _drive(
         self,
@@ -252,7 +167,7 @@ class _Execution:
         def tell(event: Event) -> None:
             at = event.totals.generation
             if uniform is not None and event.incumbent != shown["profile"] and at - shown["generation"] >= every:
-                small = self.bench.texts.first("search", SMALL_TOKENS)
+                small = self.bench.texts.first("search", WATCH_TOKENS)
                 pair = self.bench.measure([event.incumbent, uniform], small, self.study.fitness, "search")
                 shown.update(profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness)
             total = stops.generations or options.get("generations") or 0

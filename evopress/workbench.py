@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import ABSENT, DENSE, DROP, Differentiable, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
 from evopress.bank.bank import Bank, Decoder, Recipe
 from evopress.bank.build import Task, build, tasks
+from evopress.bank.times import note_seconds, spent_seconds
 from evopress.data.tokens import Role, TokenSet
 from evopress.events import Listener, Progress
 from evopress.hooks.registry import Registry
@@ -193,6 +194,16 @@ class Workbench:
             for start in range(0, len(group), BATCH)
         ]
 
+    @property
+    def bank_is_complete(self) -> bool:
+        """Is every variant there?"""
+        return not self._missing()
+
+    @property
+    def bank_seconds(self) -> float | None:
+        """What building this study's variants took, calibration included; None where nobody noted it."""
+        return spent_seconds(self.bank.root, self.recipe.digest, [task.key for task in self._tasks.values()])
+
     def _missing(self) -> list[Task]:
         return [task for task in self._tasks.values() if task.key not in self.bank]
 
@@ -203,11 +214,16 @@ class Workbench:
         batches = self.calibration_batches()
         self.bank.discard_partial(time.time() - PARTIAL_SECONDS)
         self.stitcher.restore()
-        done = 0
+        keys: dict[str, list[str]] = {}
+        for task in missing:
+            keys.setdefault(task.site.name, []).append(task.key)
+        done, since = 0, self.clock()
 
         def progress(site: Site, levels: int) -> None:
-            nonlocal done
+            nonlocal done, since
             done += levels
+            note_seconds(self.bank.root, self.recipe.digest, keys[site.name], (now := self.clock()) - since)
+            since = now
             self.listen(Progress("bank", site.name, done, len(missing)))
 
         build(

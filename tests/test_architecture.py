@@ -49,13 +49,18 @@ PARTS: Mapping[str, frozenset[str]] = {
     "rehearsal": frozenset({"api", "data", "hooks", "plan", "texts"}),
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),
     "knowledge": frozenset({"api", "bank", "data", "events", "models", "workbench"}),
+    "recording": frozenset({"api", "latency", "provenance", "workbench"}),
+    "gate": frozenset({"api", "workbench"}),
     "speed": frozenset({"api", "events", "latency", "store", "workbench"}),
     "provenance": frozenset(),
     "found": frozenset({"api", "models", "plan", "report", "search", "store", "workbench"}),
     "report": frozenset({"api", "latency", "plan", "store"}),
-    "run": frozenset({"api", "data", "bank", "events", "executors", "export", "fitness", "found", "hooks", "knowledge", "latency", "models",
-                      "plan", "precision", "provenance", "rehearsal", "report", "search", "speed", "store", "texts", "workbench"}),
-    "cli": frozenset({"api", "data", "events", "export", "fitness", "home", "hooks", "latency", "models", "plan",
+    "run": frozenset({"api", "data", "bank", "events", "executors", "export", "fitness", "found", "gate", "hooks", "knowledge", "latency",
+                      "models", "plan", "precision", "provenance", "recording", "rehearsal", "report", "search", "speed", "store",
+                      "texts", "workbench"}),
+    "contest": frozenset({"api", "data", "events", "gate", "hooks", "knowledge", "latency", "plan", "precision", "provenance",
+                          "recording", "rehearsal", "report", "search", "store", "texts", "workbench"}),
+    "cli": frozenset({"api", "contest", "data", "events", "export", "fitness", "home", "hooks", "latency", "models", "plan",
                       "precision", "rehearsal", "report", "run", "store", "testing", "texts"}),
     "evopress": frozenset({"api", "events", "found", "home", "run"}),
 }  # fmt: skip
@@ -85,7 +90,10 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "plan": frozenset(),
 }
 """Packages a part may use at all (others are free to choose); torch in `api` only inside functions, see LIGHT."""
-EXTRA_IMPORTS: Mapping[str, frozenset[str]] = {"evopress/api/study.py": frozenset({"pydantic"})}
+EXTRA_IMPORTS: Mapping[str, frozenset[str]] = {
+    "evopress/api/study.py": frozenset({"pydantic"}),
+    "evopress/api/contest.py": frozenset({"pydantic"}),
+}
 
 HEAVY = frozenset({"torch", "transformers", "sqlalchemy", "alembic", "scipy", "safetensors", "datasets", "lm_eval", "gguf", "ray"})
 LIGHT = frozenset({"evopress", "api", "hooks", "search", "cli", "events", "home", "data", "report"})

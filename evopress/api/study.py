@@ -84,6 +84,8 @@ class Study(BaseModel):
     @staticmethod
     def make(values: Mapping[str, Any], where: str = "the options") -> Study:
         """Validate; an absent name becomes `study-` and the start of the digest. Raises UsageError naming the key and what is allowed."""
+        if "entrants" in values:
+            raise UsageError(f"{where} is a contest of several searchers.", "Run it with: evopress study run FILE.")
         for key in values:
             if key not in Study.model_fields:
                 raise unknown("key", key, Study.model_fields, where)
@@ -104,25 +106,30 @@ class Study(BaseModel):
     @staticmethod
     def read(path: Path) -> Study:
         """Read a TOML file; the name defaults to the file's. Raises NotFound and UsageError."""
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder, not a study file.", f"Give a .toml file, or the folder of a model with -m {path}.")
-        if not path.exists():
-            raise NotFound(
-                f"Study file {path} does not exist.",
-                "Give a .toml file; studies/README.md lists every key. A stored study is continued with: evopress search resume NAME.",
-            )
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"Study file {path} is not TOML: {error}.", "See studies/README.md.") from error
-        except OSError as error:
-            raise NotFound(f"Study file {path} cannot be read: {error.strerror}.", "Give a file you may read.") from error
-        if "name" not in values and not re.fullmatch(_NAME, path.stem):
-            raise UsageError(
-                f"The name {path.stem!r} of study file {path} is none for a study.",
-                f"Rename the file, or give it a key name: {_allowed('name')}.",
-            )
-        return Study.make({"name": path.stem, **values}, str(path))
+        return Study.make(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a study file; the name defaults to the file's. Raises NotFound and UsageError."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a study file.", f"Give a .toml file, or the folder of a model with -m {path}.")
+    if not path.exists():
+        raise NotFound(
+            f"Study file {path} does not exist.",
+            "Give a .toml file; studies/README.md lists every key. A stored study is continued with: evopress search resume NAME.",
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"Study file {path} is not TOML: {error}.", "See studies/README.md.") from error
+    except OSError as error:
+        raise NotFound(f"Study file {path} cannot be read: {error.strerror}.", "Give a file you may read.") from error
+    if "name" not in values and not re.fullmatch(_NAME, path.stem):
+        raise UsageError(
+            f"The name {path.stem!r} of study file {path} is none for a study.",
+            f"Rename the file, or give it a key name: {_allowed('name')}.",
+        )
+    return {"name": path.stem, **values}
 
 
 def _is_list(key: str) -> bool:

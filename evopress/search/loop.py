@@ -31,7 +31,10 @@ class Stops:
 
 @dataclass(frozen=True)
 class Totals:
-    """What the trials so far took. generation: of the last answered question. wall_seconds: by the clock, since the loop began."""
+    """What the trials so far took. generation: of the last answered question. wall_seconds: by the clock, since the loop began.
+
+    thinking_seconds: by the clock, what the searcher itself took to ask and to be told. A replay spends them again.
+    """
 
     generation: int = 0
     evaluations: int = 0
@@ -39,6 +42,7 @@ class Totals:
     seconds: float = 0.0
     cached: int = 0
     wall_seconds: float = 0.0
+    thinking_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,23 @@ def drive(
 ) -> Outcome:
     """Run a searcher to its end or to the first stop.
 
-    clock: seconds, for display only. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError when a
+    clock: seconds, which steer nothing. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError when a
     value is NaN or infinite.
     """
     began = clock()
-    totals = Totals()
-    while (ask := searcher.ask()) is not None:
+    ask = searcher.ask()
+    totals = Totals(thinking_seconds=(thinking := clock() - began))
+    while ask is not None:
         reason = _stop(ask, totals, stops)
         if reason:
             return Outcome(searcher.incumbent, reason, totals)
         trials = tuple(measure(ask))
         for trial in trials:
             _check_finite(trial)
+        told = clock()
         searcher.tell(trials)
+        following = searcher.ask()
+        thinking += clock() - told
         totals = Totals(
             ask.generation,
             totals.evaluations + len(trials),
@@ -89,9 +97,11 @@ def drive(
             totals.seconds + sum(trial.seconds for trial in trials),
             totals.cached + sum(trial.cached for trial in trials),
             clock() - began,
+            thinking,
         )
         if on_event is not None:
             on_event(Event(ask, trials, totals, searcher.incumbent))
+        ask = following
     return Outcome(searcher.incumbent, "finished", totals)
 
 

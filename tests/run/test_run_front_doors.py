@@ -20,7 +20,7 @@ from evopress.cli import live
 from evopress.events import Progress
 from evopress.found import Run
 from evopress.models.load import pick_dtype
-from evopress.run import Interrupted
+from evopress.recording import Interrupted
 from evopress.store import Store
 from evopress.workbench import remembered_dtype
 

@@ -46,7 +46,7 @@ def test_b12_two_processes_build_one_bank_and_share_one_study(
 def variants(root: Path) -> dict[str, tuple[dict[str, str], dict[str, list[int]]]]:
     """Every file of a bank: what its header says, and its tensors' bytes (the order of header keys is the library's, and random)."""
     found = {}
-    for path in root.rglob("*"):
+    for path in root.rglob("*.safetensors"):
         if path.is_file():
             with safe_open(path, "pt") as file:
                 found[path.name] = (file.metadata(), {name: file.get_tensor(name).view(torch.uint8).tolist() for name in file.keys()})  # noqa: SIM118
