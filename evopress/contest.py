@@ -8,7 +8,7 @@ was, and `replay` makes the document again without measuring.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from evopress.api import Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Slice, Trial, unknown
 from evopress.api.contest import Contest, Entrant
+from evopress.bank.times import note_seconds, spent_seconds
 from evopress.data.tokens import Role
 from evopress.events import Listener, Progress, silent
 from evopress.gate import check_dense
@@ -25,7 +26,7 @@ from evopress.plan import Plan, default_options, make_plan, searcher_class, with
 from evopress.precision import check_device, check_dtype
 from evopress.provenance import commit
 from evopress.recording import recorded
-from evopress.rehearsal import Tell, make_searcher, rehearse
+from evopress.rehearsal import make_searcher, rehearse
 from evopress.report.contest_document import Document, asks_nothing, check_same_bank, packed, runs_of
 from evopress.search.loop import Event, Stops, Totals, drive
 from evopress.store import Store, load_reference
@@ -39,6 +40,9 @@ FIRST_MARK = 4096
 SPACING = 2**0.5
 DIGITS = 7
 """Significant digits of a value in the document."""
+
+ONE_PASS: Mapping[Knowledge, str] = {"energies": "inputs", "outliers": "inputs"}
+"""Facts that one pass over the model tells together."""
 
 
 class NotMeasured(NotFound):
@@ -174,20 +178,33 @@ def _rehearsed(contest: Contest, registry: Registry, home: Path, listen: Listene
 
 
 class _Timed:
-    """Tells facts of the sites, and remembers what each took when it was first asked for, so that everyone who needs it pays alike."""
+    """Tells facts of the sites, and what each took when it was first computed, so that everyone who needs it pays alike.
 
-    def __init__(self, tell: Tell, clock: Callable[[], float]) -> None:
-        self.tell, self.clock = tell, clock
-        self.first: dict[Knowledge, float] = {}
+    Facts are kept beside the bank, and read from there by later calls; so their seconds are noted there too.
+    """
+
+    def __init__(self, bench: Workbench, clock: Callable[[], float], space: str) -> None:
+        self.tell, self.bench, self.clock, self.space = Known(bench), bench, clock, space
         self.spent = 0.0
 
     def __call__(self, need: Knowledge) -> tuple[Any, ...]:
         began = self.clock()
         told = self.tell(need)
         took = self.clock() - began
-        self.first.setdefault(need, took)
         self.spent += took
+        if self._noted(need) is None:
+            note_seconds(self.bench.bank.root, self.bench.recipe.digest, [self._key(need)], took)
         return told
+
+    def seconds(self, needs: Collection[Knowledge]) -> float:
+        """What these facts took; those that come out of one pass over the model count once."""
+        return sum({self._key(need): self._noted(need) or 0.0 for need in needs}.values())
+
+    def _key(self, need: Knowledge) -> str:
+        return f"{self.space[:16]} {ONE_PASS.get(need, need)}"
+
+    def _noted(self, need: Knowledge) -> float | None:
+        return spent_seconds(self.bench.bank.root, self.bench.recipe.digest, [self._key(need)])
 
 
 class _Field:
@@ -196,7 +213,7 @@ class _Field:
     def __init__(self, contest: Contest, bench: Workbench, clock: Callable[[], float], measures: bool) -> None:
         self.contest, self.bench, self.clock, self.measures = contest, bench, clock, measures
         self.plan, self.fitness = bench.plan, contest.study.fitness
-        self.tell = _Timed(Known(bench), clock)
+        self.tell = _Timed(bench, clock, contest.base_digest)
         self.heldout = bench.texts.whole("heldout")
         self.weights: list[int] = []
 
@@ -265,7 +282,7 @@ class _Field:
         began, told = self.clock(), self.tell.spent
         searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, cls.name, options, self.tell, self.starts, seed)
         own = self.clock() - began - (self.tell.spent - told)
-        return searcher, own + sum(took for need, took in self.tell.first.items() if need in cls.needs)
+        return searcher, own + self.tell.seconds(cls.needs)
 
     def _measure(self, profiles: Sequence[Profile], slice_: Slice, role: Role, slopes: bool = False) -> list[Trial]:
         if not self.measures:

@@ -58,7 +58,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "run": frozenset({"api", "data", "bank", "events", "executors", "export", "fitness", "found", "gate", "hooks", "knowledge", "latency",
                       "models", "plan", "precision", "provenance", "recording", "rehearsal", "report", "search", "speed", "store",
                       "texts", "workbench"}),
-    "contest": frozenset({"api", "data", "events", "gate", "hooks", "knowledge", "latency", "plan", "precision", "provenance",
+    "contest": frozenset({"api", "bank", "data", "events", "gate", "hooks", "knowledge", "latency", "plan", "precision", "provenance",
                           "recording", "rehearsal", "report", "search", "store", "texts", "workbench"}),
     "cli": frozenset({"api", "contest", "data", "events", "export", "fitness", "home", "hooks", "latency", "models", "plan",
                       "precision", "rehearsal", "report", "run", "store", "testing", "texts"}),

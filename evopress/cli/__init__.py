@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from evopress.api.errors import EvopressError, UsageError
-from evopress.cli import db, doctor, kernels, leaderboard, plugins, profile, search
+from evopress.cli import db, doctor, kernels, leaderboard, plugins, profile, search, study
 from evopress.cli.output import fail, say
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(search.app, name="search")
+app.add_typer(study.app, name="study")
 app.add_typer(profile.app, name="profile")
 app.add_typer(kernels.app, name="kernels")
 app.add_typer(plugins.app, name="plugins")

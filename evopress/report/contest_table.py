@@ -67,7 +67,8 @@ def cells(document: Document, row: Standing) -> tuple[str, ...]:
 
 def fitness_name(document: Document) -> str:
     """As axes and columns name it."""
-    return {"kl": "KL (nats/token)", "perplexity": "NLL (nats/token)"}.get(document["contest"]["fitness"], document["contest"]["fitness"])
+    name: str = document["contest"]["fitness"]
+    return {"kl": "KL (nats/token)", "perplexity": "NLL (nats/token)"}.get(name, name)
 
 
 def title(document: Document) -> str:
@@ -84,7 +85,7 @@ def notes(document: Document) -> list[str]:
     seconds = "a time nobody noted" if bank["seconds"] is None else f"{bank['seconds']:,.0f} s"
     commits = ", ".join(dict.fromkeys(run["commit"] for run in document["runs"]))
     return [
-        f"the bank, which every entrant uses: {bank['calibration_tokens']:,} calibration tokens, {bank['bytes']:,} bytes, built in {seconds}",
+        f"the bank, used by every entrant: {bank['calibration_tokens']:,} calibration tokens, {bank['bytes']:,} bytes, built in {seconds}",
         "token-forwards, seconds and evaluations: of the search alone, median over seeds; a backward pass counts as two forward passes",
         f"measured by commit {commits or 'none yet'}",
     ]

@@ -15,6 +15,10 @@ from evopress.report.contest_document import Document, Entry, asks_nothing, mean
 Spent = Literal["tokens", "seconds"]
 
 
+LOGARITHMIC = 4.0
+"""Worst over best from which on the vertical axis is logarithmic."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """One entrant. x: what was spent, rising. middle, low, high: median, best and worst over seeds of the held-out mean there.
@@ -45,7 +49,7 @@ def _curve(document: Document, label: str, runs: Sequence[Entry], spent: Spent) 
     start, end = max(path[0][0] for path in paths), max(path[-1][0] for path in paths)
     x = sorted({at for path in paths for at, _ in path if start <= at <= end} | {start})
     values = [[_at(path, place) for path in paths] for place in x]
-    middle, low, high = (tuple(map(of, values)) for of in (statistics.median, min, max))
+    middle, low, high = tuple(map(statistics.median, values)), tuple(map(min, values)), tuple(map(max, values))
     return Curve(label, tuple(x), middle, low, high, len(runs), all(map(asks_nothing, runs)))
 
 
@@ -54,12 +58,22 @@ def _at(path: Sequence[tuple[float, float]], x: float) -> float:
     return [value for at, value in path if at <= x][-1]
 
 
-def extent(found: Sequence[Curve]) -> tuple[float, float]:
-    """Least and most that was spent by any entrant that searched, in whole decades' thirds wider, for a logarithmic axis."""
-    places = [at for curve in found if not curve.level for at in curve.x if at > 0]
+def extent(found: Sequence[Curve], bank: float | None) -> tuple[float, float]:
+    """Ends of a logarithmic axis that shows what every entrant spent who searched, and what the bank took, with a little room."""
+    places = [at for curve in found if not curve.level for at in curve.x if at > 0] + ([bank] if bank else [])
     if not places:
         return 1.0, 10.0
     return min(places) / 1.6, max(places) * 1.15
+
+
+def heights(found: Sequence[Curve]) -> tuple[float, float, bool]:
+    """Ends of the vertical axis with a little room, and whether it is logarithmic: where the worst is several times the best."""
+    low, high = min(min(curve.low) for curve in found), max(max(curve.high) for curve in found)
+    if low > 0 and high / low > LOGARITHMIC:
+        room = (high / low) ** 0.05
+        return low / room, high * room, True
+    room = 0.06 * ((high - low) or abs(high) or 1.0)
+    return low - room, high + room, False
 
 
 def bank_spent(document: Document, spent: Spent) -> float | None:
