@@ -124,9 +124,7 @@ class Contest(BaseModel):
         own = {key: values[key] for key in ("seeds", "tokens", "entrants", "claims") if key in values}
         for key in values:
             if key in RULED_OUT:
-                raise UsageError(
-                    f"Key {key!r} stands in {where}, beside entrants.", "Name every searcher in [entrants], its stop in tokens."
-                )
+                raise UsageError(f"Key {key!r} of {where} is none of a contest.", "Name searchers in [entrants], and their stop in tokens.")
             if key not in own and key not in Study.model_fields:
                 raise unknown("key", key, [*own_keys(), *shared_keys()], where)
         if "entrants" not in own:

@@ -15,7 +15,9 @@ Step = tuple[int, Sequence[float]]
 """Tokens so far and the values per held-out document there; seconds are a hundredth of the tokens."""
 
 
-def contest(claims: Sequence[dict[str, Any]] = (), labels: Sequence[str] = ("slow", "fast", "still"), seeds: Sequence[int] = (0,)) -> Contest:
+def contest(
+    claims: Sequence[dict[str, Any]] = (), labels: Sequence[str] = ("slow", "fast", "still"), seeds: Sequence[int] = (0,)
+) -> Contest:
     """A contest whose entrants are `uniform` under several labels, for nothing of it is run."""
     entrants = {label: "uniform" for label in labels}
     return Contest.make({**BASE, "seeds": list(seeds), "tokens": 1000, "entrants": entrants, "claims": list(claims)})
@@ -30,7 +32,14 @@ def claim(metric: str, comparator: str, goal: float, entrant: str = "fast", **mo
 def run(label: str, seed: int, steps: Sequence[Step], reason: str = "tokens", per_token: float = 0.01) -> dict[str, Any]:
     """A run through these steps, each a mark with a profile of its own."""
     marks = [
-        {"tokens": tokens, "evaluations": tokens // 10, "seconds": tokens * per_token, "profile": f"{label}{at}", "bytes": 1000, "bits": 3.0}
+        {
+            "tokens": tokens,
+            "evaluations": tokens // 10,
+            "seconds": tokens * per_token,
+            "profile": f"{label}{at}",
+            "bytes": 1000,
+            "bits": 3.0,
+        }
         for at, (tokens, _) in enumerate(steps)
     ]
     end = marks[-1]
