@@ -23,7 +23,7 @@ from evopress.models.weights import module_of
 def outlier_share(weight_RC: Tensor, moment_CC: Tensor, multiple: float) -> float:
     """Share of the scores A_ij = |W_ij|·‖X_j‖₂ that are above `multiple` times their mean, in [0, 1].
 
-    Outlier Weighed Layerwise Sparsity (2024, 2310.05175), the layerwise outlier distribution of section 3, as a share and not in percent.
+    The layerwise outlier distribution of Outlier Weighed Layerwise Sparsity (2024, 2310.05175), as a share and not in percent.
     moment_CC: mean of x xᵀ; ‖X_j‖₂ is the root of its diagonal but for a factor that all scores share. Departure: the paper takes mean and
     share over all matrices of a block; here each matrix is taken by itself, and `owl` pools them.
     """
@@ -41,8 +41,8 @@ def spectrum(weight_RC: Tensor) -> tuple[float, ...]:
 def similarities(model: nn.Module, sitemap: SiteMap, batches: Sequence[Tensor]) -> dict[str, float]:
     """Mean over tokens of the cosine between the hidden states before and after each block and each sublayer with its residual.
 
-    Blocks: ShortGPT (2024, 2403.03853, equation 1; its block influence is 1 minus this). Sublayers: What Matters in Transformers?
-    (LLM-Drop, 2024, 2406.15786, equation 1), where after is x + sublayer(norm(x)). No family's residuals are known here, so the states
+    Blocks: ShortGPT (2024, 2403.03853; its block influence is 1 minus this). Sublayers: What Matters in Transformers?
+    (LLM-Drop, 2024, 2406.15786), where after is x + sublayer(norm(x)). No family's residuals are known here, so the states
     inside a block are found by running it again: the state after its k-th sublayer is what the block returns when the later ones add
     nothing, which in a block that adds them one after the other is that state to the last bit. Departure: sublayers that run side by side
     (GPT-NeoX) count as if they stood in the order of their sites, and what a block computes outside them (the MLP of OPT) counts in both

@@ -120,7 +120,7 @@ def planted_problem(
     seed: int = 0,
     documents: Sequence[int] = (700,) * 60,
 ) -> Problem:
-    """A problem with made-up documents and layer errors that fall with the parameters and bytes a level keeps."""
+    """A problem with made-up documents, facts of its sites, and layer errors that fall with the parameters and bytes a level keeps."""
     space = space or planted_space()
     rng = random.Random(seed)
     table: list[tuple[float, ...]] = []
@@ -139,7 +139,28 @@ def planted_problem(
             )
         )
     chosen = tuple(budgets) or (budget_between(space, "bytes", share),)
-    return Problem(space, chosen, "planted", tuple(documents), tuple(table) if errors else ())
+    facts = planted_facts(space, seed)
+    return Problem(space, chosen, "planted", tuple(documents), tuple(table) if errors else (), **facts)
+
+
+def planted_facts(space: Space, seed: int = 0) -> dict[str, Any]:
+    """Made-up energies, outliers, spectra and similarities of the sites of a space, by the names of a problem's fields."""
+    rng = random.Random(f"facts {seed}")
+    linear = [site.kind == "linear" for site in space.sites]
+    spectra = []
+    for site in space.sites:
+        decay = rng.uniform(0.5, 8.0)
+        spectra.append(tuple((1 - place / min(site.shape)) ** decay for place in range(min(site.shape))))
+    return {
+        "energies": tuple(10 ** rng.uniform(-2, 2) if is_linear else 0.0 for is_linear in linear),
+        "outliers": tuple(rng.uniform(0, 0.05) if is_linear else 0.0 for is_linear in linear),
+        "spectra": tuple(spectra),
+        "similarities": tuple(1.0 if is_linear else rng.uniform(0.5, 1.0) for is_linear in linear),
+    }
+
+
+FACTS = frozenset({"errors", "energies", "outliers", "spectra", "similarities"})
+"""Fields of a problem that are told only to a searcher that names them in `needs`."""
 
 
 def planted_function(space: Space, seed: int = 0, interaction: float = 0.3) -> Planted:
@@ -260,11 +281,12 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
     Never leaves a budget, unless it `strays`; the incumbent is valid before the first question; the same seed gives the same questions;
     stored trials replay to the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on
     spaces without a legal move; a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that
-    end within so many `questions`. Layer errors are handed only to a searcher that names them in `needs`, as in a run.
+    end within so many `questions`. Layer errors and other facts are told only to a searcher that names them in `needs`, as in a run.
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
-        problem = problem if "errors" in cls.needs else replace(problem, errors=())
+        untold: dict[str, Any] = dict.fromkeys(FACTS - cls.needs, ())
+        problem = replace(problem, **untold)
         measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
         searcher = cls(problem, random.Random(1), **options)
         check_profile(problem, searcher.incumbent, f"{who}, before the first question")
@@ -307,7 +329,7 @@ def _check_replay(
 
 
 def _check_small_pool(cls: type[Searcher], problem: Problem, options: dict[str, Any], who: str) -> None:
-    small = Problem(problem.space, problem.budgets, problem.token_set, (3, 2), problem.errors, problem.starts)
+    small = replace(problem, document_tokens=(3, 2))
     try:
         searcher = cls(small, random.Random(1), **options)
         follow(searcher, measure_with(planted_function(small.space), small.space))
