@@ -308,7 +308,9 @@ class _Field:
         }
         if kept is not None:
             for label in contest.entrants:
-                made["runs"] += [run for run in runs_of(kept, contest, label).values() if run not in made["runs"]]
+                for run in runs_of(kept, contest, label).values():
+                    if run not in made["runs"]:  # one that asks nothing stands for every seed
+                        made["runs"].append(run)
         self._sort(made)
         return made
 

@@ -5,6 +5,7 @@ Not a fixture file: tests write `from tiny_contest import …`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def values(tiny: Tiny, **changed: Any) -> dict[str, Any]:
     """Keys of a contest; `changed` overrides them. `evolve` passes two marks, `random` none but its end."""
     study = {key: value for key, value in tiny_study.values(tiny, name="tiny").items() if key != "searcher"}
     return {**study, "seeds": [0, 1], "tokens": 8192, "entrants": ENTRANTS, **changed}
+
+
+def inline(value: Any) -> str:
+    """A text, number or table as TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {json.dumps(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
 
 
 def contest(tiny: Tiny, **changed: Any) -> Any:

@@ -11,15 +11,14 @@ from typing import Any
 from evopress.api.contest import Contest
 
 BASE = {"name": "planted", "methods": ["gptq(bits=2..4,group=64)"], "budgets": ["bits=3.0"]}
+LABELS = ("slow", "fast", "still")
 Step = tuple[int, Sequence[float]]
 """Tokens so far and the values per held-out document there; seconds are a hundredth of the tokens."""
 
 
-def contest(
-    claims: Sequence[dict[str, Any]] = (), labels: Sequence[str] = ("slow", "fast", "still"), seeds: Sequence[int] = (0,)
-) -> Contest:
+def contest(claims: Sequence[dict[str, Any]] = (), labels: Sequence[str] = LABELS, seeds: Sequence[int] = (0,)) -> Contest:
     """A contest whose entrants are `uniform` under several labels, for nothing of it is run."""
-    entrants = {label: "uniform" for label in labels}
+    entrants = dict.fromkeys(labels, "uniform")
     return Contest.make({**BASE, "seeds": list(seeds), "tokens": 1000, "entrants": entrants, "claims": list(claims)})
 
 
@@ -31,15 +30,9 @@ def claim(metric: str, comparator: str, goal: float, entrant: str = "fast", **mo
 
 def run(label: str, seed: int, steps: Sequence[Step], reason: str = "tokens", per_token: float = 0.01) -> dict[str, Any]:
     """A run through these steps, each a mark with a profile of its own."""
-    marks = [
-        {
-            "tokens": tokens,
-            "evaluations": tokens // 10,
-            "seconds": tokens * per_token,
-            "profile": f"{label}{at}",
-            "bytes": 1000,
-            "bits": 3.0,
-        }
+    size = {"bytes": 1000, "bits": 3.0}
+    marks: list[dict[str, Any]] = [
+        {"tokens": tokens, "evaluations": tokens // 10, "seconds": tokens * per_token, "profile": f"{label}{at}", **size}
         for at, (tokens, _) in enumerate(steps)
     ]
     end = marks[-1]

@@ -12,7 +12,7 @@ from planted_contest import claim, contest, document, run
 
 from evopress.api.contest import Contest
 from evopress.report.claims import Verdict, all_hold, claim_cells, claim_json, judge
-from evopress.report.contest_document import check_belongs, read_document, runs_of
+from evopress.report.contest_document import check_belongs, read_document
 from evopress.report.statistics import paired
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,10 +143,3 @@ def test_every_committed_claim_whose_runs_are_complete_holds() -> None:
         assert not measured["quick"]
         broken = [claim_cells(found) for found in judge(measured, made) if found.state == "fails"]
         assert not broken, f"{file.name}: {broken}"
-
-
-def test_every_committed_contest_states_claims_about_entrants_that_can_differ() -> None:
-    for file in sorted((ROOT / "studies").glob("search-*.toml")):
-        made = Contest.read(file)
-        assert made.claims, file.name
-        assert all(runs_of(document(made, []), made, label) == {} for label in made.entrants)
