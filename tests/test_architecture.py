@@ -93,9 +93,11 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
 EXTRA_IMPORTS: Mapping[str, frozenset[str]] = {
     "evopress/api/study.py": frozenset({"pydantic"}),
     "evopress/api/contest.py": frozenset({"pydantic"}),
+    "evopress/search/bayes.py": frozenset({"optuna"}),
 }
 
-HEAVY = frozenset({"torch", "transformers", "sqlalchemy", "alembic", "scipy", "safetensors", "datasets", "lm_eval", "gguf", "ray"})
+HEAVY = frozenset({"torch", "transformers", "sqlalchemy", "alembic", "scipy", "safetensors", "datasets", "lm_eval", "gguf", "ray",
+                   "optuna"})  # fmt: skip
 LIGHT = frozenset({"evopress", "api", "hooks", "search", "cli", "events", "home", "data", "report"})
 """Parts whose modules load without any of HEAVY; likewise every plugin's `__init__`."""
 

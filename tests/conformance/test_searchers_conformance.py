@@ -23,6 +23,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "knapsack": {},
     "random": {"candidates": 5, "rungs": RUNGS, "rounds": 2},
     "guided": {"rounds": 2, "slope_tokens": 700, "looks": ((4, 700), (2, 2100)), "start_tokens": 700, "probe_tokens": 700},
+    "bayes": {"rounds": 3, "batch": 2, "startup": 3, "sampler": "tpe", "tokens": 300, "looks": RUNGS},
+    "nsga2": {"generations": 3, "population": 5, "tokens": 300, "looks": RUNGS},
+    "reinforce": {"rounds": 4, "batch": 3, "tokens": 300, "looks": RUNGS},
+    "relaxed": {"rounds": 4, "tokens": 300, "looks": RUNGS},
+    "predictor": {"rounds": 3, "batch": 4, "startup": 4, "virtual": 16, "tokens": 300, "looks": RUNGS},
     "evolve": {"generations": 3, "offspring": 4, "rungs": RUNGS, "initial": (2, 300)},
 }
 RATIOS = ("baq", "erk", "owl", "welore")

@@ -1,0 +1,160 @@
+"""nsga2: a population on the front of fitness against bytes, within the budgets, by crossover and mutation that keep them.
+
+A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II (Deb et al., 2002, IEEE TEC 6(2)). Departures: children are brought within a
+size of their own, drawn between the cheapest profile and the budget for a share of them, because repair alone would leave all of them at
+the budget; the first population holds the simple answers; nobody is bred twice.
+
+Survivors of many generations must be comparable, so the population is measured on one slice for the whole run and a survivor never again;
+a fresh slice a generation would cost every parent once more. The front is therefore that of this slice: give it `tokens` enough. The
+incumbent does not rely on it: it changes by races on other documents.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Generator, Sequence
+from typing import ClassVar
+
+from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
+from evopress.search.champion import LOOKS, Champion, check_share
+from evopress.search.fronts import Objectives, sort_fronts, standings
+from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.moves import fill_at_random, mutate, repair, switch_count
+from evopress.search.selection import check_count
+from evopress.search.slices import draw_slice
+
+ATTEMPTS = 40
+"""Children drawn per wanted one before a generation goes on with fewer."""
+
+
+class Nsga2(Searcher):
+    """NSGA-II over (fitness, bytes).
+
+    generations: at most so many. population: profiles kept, and children bred in each generation. crossover: chance that a child has two
+    parents. max_mutations: as in `evolve`. below: share of the children whose size is drawn between the cheapest profile and the budget.
+    tokens: of the slice the population is measured on. looks, alpha: of a race for the incumbent. Raises UsageError for bad options, and
+    for a search set with fewer tokens or documents than these take.
+    """
+
+    name: ClassVar[str] = "nsga2"
+    paper: ClassVar[str] = "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II, 2002, IEEE TEC 6(2)"
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
+
+    def __init__(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        *,
+        generations: int = 1000,
+        population: int = 16,
+        crossover: float = 0.5,
+        max_mutations: int = 3,
+        below: float = 0.5,
+        tokens: int = 2048,
+        looks: Sequence[Sequence[int]] = LOOKS,
+        alpha: float = 0.2,
+    ) -> None:
+        super().__init__(problem, rng)
+        self.generations = check_count("generations", generations, 0)
+        self.population = check_count("population", population, 2)
+        self.max_mutations = check_count("max_mutations", max_mutations)
+        self.crossover, self.below = check_share("crossover", crossover), check_share("below", below)
+        self.ledger = ledger_of(problem)
+        self._champion = Champion(problem, rng, self.ledger, self.name, tokens, looks, alpha)
+        self._slice = draw_slice(rng, problem, self._champion.tokens)
+        self._known: dict[Genotype, Objectives] = {}
+        self._people: list[Genotype] = list(self._champion.starts)
+
+    @property
+    def incumbent(self) -> Profile:
+        """The profile of least fitness that won its races; the best start before."""
+        return self._champion.profile
+
+    @property
+    def front(self) -> tuple[Genotype, ...]:
+        """The first front of the population, cheapest first; the starts before anything was measured."""
+        known = [genotype for genotype in self._people if self.ledger.key(genotype) in self._known]
+        if not known:
+            return tuple(self._people)
+        points = [self._objectives(genotype) for genotype in known]
+        return tuple(known[at] for at in sorted(sort_fronts(points)[0], key=lambda at: points[at][1]))
+
+    def steps(self) -> Steps:
+        """Starts, a first population around them, then generations until they are spent or nobody new can be bred."""
+        yield from self._champion.rank_starts()
+        if not self.ledger.movable:
+            return
+        people = [*self._people, *self._breed(max(self.population - len(self._people), 0), 0)]
+        yield from self._measured(people, 0)
+        self._people = people
+        for number in range(1, self.generations + 1):
+            best = min(self._people, key=lambda genotype: self._objectives(genotype)[0])
+            yield from self._champion.challenge([best], number)
+            children = self._breed(self.population, number)
+            if not children:
+                return
+            yield from self._measured(children, number)
+            crowd = [*self._people, *children]
+            standing = standings([self._objectives(genotype) for genotype in crowd])
+            order = sorted(range(len(crowd)), key=lambda at: standing[at])
+            self._people = [crowd[at] for at in order[: self.population]]
+        best = min(self._people, key=lambda genotype: self._objectives(genotype)[0])
+        yield from self._champion.challenge([best], self.generations + 1)
+
+    def _objectives(self, genotype: Genotype) -> Objectives:
+        return self._known[self.ledger.key(genotype)]
+
+    def _measured(self, genotypes: Sequence[Genotype], generation: int) -> Generator[Ask, Sequence[Trial], None]:
+        """Measure genotypes, distinct and new, on the slice of the run."""
+        trials = yield Ask(tuple(map(self.problem.space.profile, genotypes)), self._slice, generation)
+        for genotype, trial in zip(genotypes, trials, strict=True):
+            self._known[self.ledger.key(genotype)] = (trial.fitness, float(trial.cost.bytes))
+
+    def _breed(self, wanted: int, generation: int) -> list[Genotype]:
+        """New children of the population; of random parents before it was measured. Failed draws raise the number of moves."""
+        taken = {*self._known, *map(self.ledger.key, self._people)}
+        standing = standings([self._objectives(genotype) for genotype in self._people]) if generation else []
+        children: list[Genotype] = []
+        failures = 0
+        while len(children) < wanted and failures < ATTEMPTS * self.population:
+            ledger = lowered(self.ledger, self.rng.random()) if self.rng.random() < self.below else self.ledger
+            child = self._parent(standing)
+            if self.rng.random() < self.crossover:
+                child = crossed(child, self._parent(standing), self.rng)
+            child = within(ledger, child, self.rng)
+            child = mutate(ledger, child, self.rng, switch_count(self.rng, self.max_mutations) + failures // (4 * self.population))
+            key = self.ledger.key(child)
+            if key in taken:
+                failures += 1
+                continue
+            taken.add(key)
+            children.append(child)
+        return children
+
+    def _parent(self, standing: Sequence[tuple[int, float]]) -> Genotype:
+        """The better of two random members; a random one while nobody is measured."""
+        one, other = self.rng.randrange(len(self._people)), self.rng.randrange(len(self._people))
+        return self._people[min(one, other, key=lambda at: standing[at]) if standing else one]
+
+
+def lowered(ledger: Ledger, share: float) -> Ledger:
+    """The ledger with every limit at a share of the way from the floor's spending up to it."""
+    changed = copy.copy(ledger)
+    least = ledger.spent(ledger.floor)
+    changed.limits = tuple(low + int(share * (limit - low)) for low, limit in zip(least, ledger.limits, strict=True))
+    return changed
+
+
+def crossed(one: Genotype, other: Genotype, rng: random.Random) -> Genotype:
+    """Uniform crossover: every gene from either parent."""
+    return tuple(a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True))
+
+
+def within(ledger: Ledger, genotype: Genotype, rng: random.Random) -> Genotype:
+    """The genotype lowered at random until it meets the ledger, then raised at random until nothing fits."""
+    draft = Draft(ledger, genotype)
+    if not repair(draft, rng):
+        draft = Draft(ledger, ledger.floor)
+    fill_at_random(draft, rng)
+    return draft.genotype

@@ -1,0 +1,155 @@
+"""predictor: evolution on a learned fitness; only what it thinks best, and a share of the rest, is measured.
+
+EQ-Net: Towards Unified Deep Quantization (2023), arXiv 2308.03213: a predictor from quantisation codes to accuracy is learnt from stored
+rows, and a genetic algorithm asks it instead of the network. Departures: there is no supernet to be trained first, so the predictor learns
+from the search's own trials and is refitted after every batch; it is a Gaussian process with interactions (`surrogate`) instead of an MLP;
+an exploration share of every batch goes unscreened, because a predictor believes most in what it knows least.
+
+Every batch has documents of its own and the incumbent with it; the surrogate gives every slice an offset, so all trials, those of races
+too, serve to learn. The incumbent changes by races.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
+from evopress.search.champion import LOOKS, Champion, check_share
+from evopress.search.ledger import ledger_of
+from evopress.search.moves import mutate, switch_count
+from evopress.search.selection import check_count
+from evopress.search.surrogate import Surrogate
+
+INNER = 8
+"""Generations of the evolution on the surrogate between two batches."""
+PARENTS = 4
+"""Profiles that each of them breeds from."""
+MOST = 600
+"""Trials the surrogate learns from: the newest, which lie around the incumbent. Its cost grows with their cube."""
+ATTEMPTS = 20
+"""Mutants drawn per wanted one before a batch goes on with fewer."""
+
+
+class Predictor(Searcher):
+    """Screened evolution.
+
+    rounds: batches, at most. batch: profiles measured in each. startup: random mutants of the best start measured before the first fit.
+    virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. pairs: let it learn
+    interactions. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
+    for a search set with fewer tokens or documents than these take.
+    """
+
+    name: ClassVar[str] = "predictor"
+    paper: ClassVar[str] = "EQ-Net: Towards Unified Deep Quantization, 2023, arXiv 2308.03213"
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
+
+    def __init__(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        *,
+        rounds: int = 1000,
+        batch: int = 8,
+        startup: int = 16,
+        virtual: int = 256,
+        explore: float = 0.25,
+        pairs: bool = True,
+        max_mutations: int = 3,
+        tokens: int = 1024,
+        looks: Sequence[Sequence[int]] = LOOKS,
+        alpha: float = 0.2,
+    ) -> None:
+        super().__init__(problem, rng)
+        self.rounds = check_count("rounds", rounds, 0)
+        self.batch = check_count("batch", batch)
+        self.startup = check_count("startup", startup)
+        self.virtual = check_count("virtual", virtual)
+        self.max_mutations = check_count("max_mutations", max_mutations)
+        self.explore = check_share("explore", explore)
+        self.ledger = ledger_of(problem)
+        self.surrogate = Surrogate(self.ledger, problem.errors, pairs)
+        self._champion = Champion(problem, rng, self.ledger, self.name, tokens, looks, alpha, self._learn)
+        self._genotypes: list[Genotype] = []
+        self._values: list[float] = []
+        self._weights: list[float] = []
+        self._slices: list[str] = []
+        self._seen: dict[Genotype, Genotype] = {}
+
+    @property
+    def incumbent(self) -> Profile:
+        """The winner of the races so far; the best start before."""
+        return self._champion.profile
+
+    def steps(self) -> Steps:
+        """Rank the starts, measure mutants of the best; then fit, evolve on what was learnt, measure, race."""
+        yield from self._champion.rank_starts()
+        if not self.ledger.movable:
+            return
+        self._seen[self.ledger.key(self._champion.best)] = self._champion.best
+        chosen = self._mutants([self._champion.best], self.startup)
+        for number in range(1, self.rounds + 1):
+            if not chosen:
+                return
+            yield from self._champion.compare(chosen, number)
+            self._refit()
+            yield from self._champion.challenge(self._promising(), number)
+            chosen = self._screened()
+
+    def _learn(self, ask: Ask, trials: Sequence[Trial]) -> None:
+        """Keep the trials of one question as rows of the surrogate."""
+        for profile, trial in zip(ask.profiles, trials, strict=True):
+            genotype = self.problem.space.genotype(profile)
+            self._seen.setdefault(self.ledger.key(genotype), genotype)
+            self._genotypes.append(genotype)
+            self._values.append(trial.fitness)
+            self._weights.append(float(sum(trial.weights)))
+            self._slices.append(ask.slice.digest)
+
+    def _refit(self) -> None:
+        newest = slice(-MOST, None)
+        self.surrogate.fit(self._genotypes[newest], self._values[newest], self._weights[newest], self._slices[newest])
+
+    def _ranked(self, genotypes: Sequence[Genotype]) -> list[Genotype]:
+        """Best prediction first."""
+        mean, _ = self.surrogate.predict(genotypes)
+        return [genotypes[at] for at in sorted(range(len(genotypes)), key=lambda at: mean[at])]
+
+    def _promising(self) -> list[Genotype]:
+        """Measured profiles that are predicted below the incumbent, best first."""
+        ranked = self._ranked([*self._seen.values(), self._champion.best])
+        present = self.ledger.key(self._champion.best)
+        place = next(at for at, genotype in enumerate(ranked) if self.ledger.key(genotype) == present)
+        return ranked[:place]
+
+    def _screened(self) -> list[Genotype]:
+        """The next batch: the best of an evolution on the surrogate, and an exploration share."""
+        blind = min(int(self.explore * self.batch + self.rng.random()), self.batch)
+        parents = [self._champion.best, *self._ranked(list(self._seen.values()))[: PARENTS - 1]]
+        pool: dict[Genotype, Genotype] = {}
+        found: list[tuple[float, Genotype]] = []
+        for _ in range(INNER):
+            drawn = {self.ledger.key(child): child for child in self._mutants(parents, -(-self.virtual // INNER))}
+            fresh = [child for key, child in drawn.items() if pool.setdefault(key, child) is child]
+            mean, _ = self.surrogate.predict(fresh)
+            found = sorted([*found, *zip(mean.tolist(), fresh, strict=True)])
+            parents = [self._champion.best, *(child for _, child in found[: PARENTS - 1])]
+        chosen = [child for _, child in found[: self.batch - blind]]
+        taken = set(map(self.ledger.key, chosen))
+        others = [genotype for genotype in self._mutants([self._champion.best], 2 * blind) if self.ledger.key(genotype) not in taken]
+        return [*chosen, *others[:blind]]
+
+    def _mutants(self, parents: Sequence[Genotype], wanted: int) -> list[Genotype]:
+        """Distinct mutants of random parents, none of them measured before; failed draws raise the number of moves."""
+        found: dict[Genotype, Genotype] = {}
+        failures = 0
+        while len(found) < wanted and failures < ATTEMPTS * wanted:
+            moves = switch_count(self.rng, self.max_mutations) + failures // (4 * wanted)
+            child = mutate(self.ledger, self.rng.choice(parents), self.rng, moves, True)
+            key = self.ledger.key(child)
+            if key in self._seen or key in found:
+                failures += 1
+            else:
+                found[key] = child
+        return list(found.values())

@@ -1,0 +1,172 @@
+"""A surrogate of the fitness: from levels to a score and its uncertainty, learnt from few trials on different slices. Numpy only.
+
+A Gaussian process (the posterior of a ridge regression, in dual form) whose features come in groups, from coarse to fine: the summed
+layer error; its sums per role; the error of every gene; and one-hot levels. The coarse ones generalise over sites and levels after a
+handful of trials, the fine ones take over as trials come in. With K the linear kernel, centred on the trials, `pairs` adds a multiple of
+K², the kernel of all products of two features: interactions of any two sites, without counting them out. Trials of one slice share an
+unknown offset with a wide prior, so that only differences on common documents count. How groups, pairs and noise are weighed against each
+other is chosen from a small grid by the likelihood of the trials.
+
+Idea: EQ-Net (2023), arXiv 2308.03213, learns accuracy from a quantisation code by an MLP on stored rows and lets evolution use it;
+departure: a kernel, because hundreds of rows are few for an MLP and because it tells its own uncertainty. Measures nothing, draws nothing.
+Called by `predictor`; any searcher may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evopress.api import Genotype
+from evopress.search.ledger import Ledger
+
+Floats = NDArray[np.float64]
+
+MIXES = ((4.0, 2.0, 1.0, 0.5), (1.0, 1.0, 1.0, 1.0), (0.25, 0.5, 1.0, 2.0))
+"""Weights of the groups, coarse to fine; those that are missing are left out."""
+PAIRS = (0.0, 0.2, 1.0)
+NOISES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
+"""Variance of the noise of an average trial, in units of the prior variance of the fitness."""
+CHOOSING = 200
+"""Newest trials by which it is chosen how groups, pairs and noise are weighed; all trials then teach."""
+OFFSET = 100.0
+"""Variance of the offset of a slice, in the same units."""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What `predict` needs. centre, sizes: per group of features. alpha: dual weights. root: inverse of the Cholesky factor."""
+
+    centre: tuple[Floats, ...]
+    sizes: tuple[float, ...]
+    features: Floats
+    pairs: float
+    alpha: Floats
+    root: Floats
+    variance: float
+    offset: float
+
+
+class Surrogate:
+    """Predicts the fitness of genotypes.
+
+    ledger: of the problem. errors: layer errors per site and level; without them only one-hot features, per role and per gene, remain.
+    pairs: whether interactions may be learnt.
+    """
+
+    def __init__(self, ledger: Ledger, errors: Sequence[Sequence[float]] = (), pairs: bool = True) -> None:
+        self.ledger, self.errors = ledger, errors
+        self.pairs = PAIRS if pairs else (0.0,)
+        space = ledger.space
+        self._roles: dict[str, int] = {}
+        self._role_of = [
+            self._roles.setdefault(site.role if site.kind == "linear" else site.kind, len(self._roles)) for site in space.sites
+        ]
+        sizes = [len(space.choices(gene)) for gene in range(len(space.genes))]
+        self._first = np.concatenate(([0], np.cumsum(sizes)))
+        self._gene_of = np.array([gene for _, gene in sorted((site, gene) for gene, sites in enumerate(space.genes) for site in sites)])
+        widest = max(map(len, space.levels), default=0)
+        self._drops = np.array([[*row, *[False] * (widest - len(row))] for row in ledger.is_drop])
+        self._table = np.array([[*row, *[0.0] * (widest - len(row))] for row in errors])
+        self._fit: _Fit | None = None
+
+    def features(self, genotypes: Sequence[Genotype]) -> tuple[Floats, ...]:
+        """Groups of features, coarse to fine; one row a genotype. Sites that do not run have none."""
+        space = self.ledger.space
+        levels = np.array(genotypes, dtype=np.int64).reshape(len(genotypes), len(space.genes))
+        rows = np.arange(len(genotypes))
+        running = np.ones((len(genotypes), len(space.sites)), dtype=bool)
+        ones = np.zeros((len(genotypes), int(self._first[-1])))
+        sums = np.zeros((len(genotypes), len(space.genes)))
+        roles = np.zeros((len(genotypes), len(self._roles)))
+        for site, (gene, parent) in enumerate(zip(self._gene_of.tolist(), space.parents, strict=True)):
+            if parent >= 0:
+                running[:, site] = running[:, parent] & ~self._drops[parent, levels[:, self._gene_of[parent]]]
+            ones[rows, self._first[gene] + levels[:, gene]] += running[:, site] / len(space.genes[gene])
+            if self.errors:
+                error = self._table[site, levels[:, gene]] * running[:, site]
+                sums[:, gene] += error
+                roles[:, self._role_of[site]] += error
+        return (roles.sum(axis=1, keepdims=True), roles, sums, ones) if self.errors else (ones,)
+
+    def fit(
+        self,
+        genotypes: Sequence[Genotype],
+        values: Sequence[float],
+        weights: Sequence[float] = (),
+        slices: Sequence[Hashable] = (),
+    ) -> None:
+        """Learn from trials.
+
+        weights: how much each counts, e.g. its tokens; the variance of its noise is inverse to it. slices: which trials share documents;
+        none given: all do.
+        """
+        groups = self.features(genotypes)
+        centre = tuple(group.mean(axis=0) for group in groups)
+        target = np.asarray(values, dtype=np.float64)
+        mean = float(target.mean())
+        heavy = np.asarray(weights, dtype=np.float64) if len(weights) else np.ones(len(target))
+        noise = heavy.mean() / heavy
+        labels = list(slices) if len(slices) else [0] * len(target)
+        found = {label: at for at, label in enumerate(dict.fromkeys(labels))}
+        numbers = np.array([found[label] for label in labels])
+        shared = OFFSET * (numbers[:, None] == numbers[None, :])
+        last = slice(-CHOOSING, None)
+        best: tuple[float, float, float, Floats, tuple[float, ...]] | None = None
+        for mix, pairs in product(MIXES if len(groups) > 1 else ((1.0,),), self.pairs):
+            sizes = _sizes(groups, centre, mix)
+            features = _joined(groups, centre, sizes)
+            kernel = _kernel(features[last] @ features[last].T, pairs) + shared[last, last]
+            for level in NOISES:
+                likelihood = _likelihood(kernel + np.diag(level * noise[last]), target[last] - mean)
+                if best is None or likelihood > best[0] + 1e-9:
+                    best = likelihood, pairs, level, features, sizes
+        assert best is not None
+        _, pairs, level, features, sizes = best
+        root = np.linalg.inv(np.linalg.cholesky(_kernel(features @ features.T, pairs) + shared + np.diag(level * noise)))
+        white = root @ (target - mean)
+        alpha = root.T @ white
+        variance = max(float(white @ white) / len(target), 1e-300)
+        offset = mean + OFFSET * float(np.mean([alpha[numbers == at].sum() for at in found.values()]))
+        self._fit = _Fit(centre, sizes, features, pairs, alpha, root, variance, offset)
+
+    def predict(self, genotypes: Sequence[Genotype]) -> tuple[Floats, Floats]:
+        """Predicted fitness on an average slice, and its standard deviation (of the fitness itself, without noise and offset).
+
+        Before anything was learnt: zeros and ones.
+        """
+        known = self._fit
+        if known is None:
+            return np.zeros(len(genotypes)), np.ones(len(genotypes))
+        features = _joined(self.features(genotypes), known.centre, known.sizes)
+        cross = _kernel(features @ known.features.T, known.pairs)
+        own = (features**2).sum(axis=1)
+        spread = _kernel(own, known.pairs) - ((cross @ known.root.T) ** 2).sum(axis=1)
+        return known.offset + cross @ known.alpha, np.sqrt(known.variance * np.maximum(spread, 0.0))
+
+
+def _likelihood(kernel: Floats, target: Floats) -> float:
+    """Logarithm of the likelihood of centred values, up to a constant, at the variance that suits them best."""
+    lower = np.linalg.cholesky(kernel)
+    variance = max(float(target @ np.linalg.solve(kernel, target)) / len(target), 1e-300)
+    return -0.5 * len(target) * float(np.log(variance)) - float(np.log(np.diag(lower)).sum())
+
+
+def _kernel(products: Floats, pairs: float) -> Floats:
+    """The linear kernel and a multiple of its square."""
+    return products + pairs * products**2
+
+
+def _sizes(groups: Sequence[Floats], centre: Sequence[Floats], mix: Sequence[float]) -> tuple[float, ...]:
+    """What to divide each group by, so that it has its share of a prior variance of 1 over the trials; constant groups stay as they are."""
+    spreads = [float(((group - mid) ** 2).sum(axis=1).mean()) for group, mid in zip(groups, centre, strict=True)]
+    return tuple((spread / (weight / sum(mix))) ** 0.5 if spread else 1.0 for spread, weight in zip(spreads, mix, strict=True))
+
+
+def _joined(groups: Sequence[Floats], centre: Sequence[Floats], sizes: Sequence[float]) -> Floats:
+    """All features side by side, centred and scaled."""
+    return np.concatenate([(group - mid) / size for group, mid, size in zip(groups, centre, sizes, strict=True)], axis=1)
