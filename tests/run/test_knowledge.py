@@ -9,6 +9,7 @@ import tiny_study
 import torch
 from tiny_study import Tiny
 
+from evopress.api import Knowledge
 from evopress.events import Progress
 from evopress.hooks.registry import Registry
 from evopress.knowledge import Known, layer_errors
@@ -16,6 +17,8 @@ from evopress.plan import make_plan
 from evopress.store import Store
 from evopress.texts import Texts
 from evopress.workbench import Workbench
+
+FACTS: tuple[Knowledge, ...] = ("energies", "outliers", "spectra", "similarities")
 
 
 def bench(tiny: Tiny, home: Path, told: list[Progress], **changed: object) -> Workbench:
@@ -26,8 +29,14 @@ def bench(tiny: Tiny, home: Path, told: list[Progress], **changed: object) -> Wo
 
 
 @pytest.fixture(scope="module")
-def home_of_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("facts")
+def home_of_facts(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which an earlier run asked for every fact."""
+    home, told = tmp_path_factory.mktemp("facts"), list[Progress]()
+    known = Known(bench(tiny, home, told))
+    for need in FACTS:
+        assert known(need)
+    assert [event.text.split()[1] for event in told if event.text.startswith("reading")] == ["energies", "spectra", "similarities"]
+    return home
 
 
 def test_energies_and_outliers_equal_brute_force(tiny: Tiny, home_of_facts: Path) -> None:
@@ -72,15 +81,30 @@ def test_a_later_run_reads_what_an_earlier_one_computed(tiny: Tiny, home_of_fact
     told: list[Progress] = []
     made = bench(tiny, home_of_facts, told)
     known, other = Known(made), Known(bench(tiny, home_of_facts, [], calibration_tokens=128))
-    for need in ("energies", "outliers", "spectra", "similarities"):
+    for need in FACTS:
         assert known(need)
         assert known.key(need) == Known(made).key(need)
         assert (known.key(need) == other.key(need)) == (need == "spectra")
     assert other("spectra") == known("spectra")
     assert not [event for event in told if "reading" in event.text]
-    assert len({known.key(need) for need in ("energies", "outliers", "spectra", "similarities")}) == 4
+    assert len({known.key(need) for need in FACTS}) == 4
 
 
 def test_slopes_are_no_fact_of_a_site(tiny: Tiny, home_of_facts: Path) -> None:
     with pytest.raises(KeyError):
         Known(bench(tiny, home_of_facts, []))("slopes")
+
+
+def test_a_run_tells_every_allocator_what_it_needs_and_judges_it(tiny: Tiny, home_of_facts: Path) -> None:
+    """One study of them all, each within the budget and measured on held-out text; what they know was on disk already."""
+    told: list[Progress] = []
+    names = ("uniform", "erk", "owl", "welore", "similarity")
+    run = tiny_study.run(tiny, home_of_facts, told.append, searcher="baq", baselines=names, heldout_tokens=64)
+    rows = {row.label: row for row in run.rows}
+    assert rows.keys() == {"dense", "baq", *names}
+    limit = run.plan.budgets[0].limit
+    assert all(row.kl.mean > 0 and run.plan.space.cost(row.profile).bytes <= limit for label, row in rows.items() if label != "dense")
+    assert len({rows[name].profile for name in ("baq", "erk", "owl", "welore")}) >= 3
+    assert "no level has a rank" in run.remarks["welore"]
+    assert "without a drop" in run.remarks["similarity"]
+    assert not [event for event in told if "reading energies" in event.text or "reading spectra" in event.text]
