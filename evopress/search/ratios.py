@@ -82,8 +82,9 @@ def gene_means(ledger: Ledger, values: Sequence[float]) -> list[float]:
 def allot(problem: Problem, ledger: Ledger, demand: Demand, low: float, high: float) -> tuple[Genotype, float]:
     """The genotype of the largest number in [low, high] at which every budget holds, filled up; and that number.
 
-    What rounding leaves is spent one rung at a time on the gene with the largest unmet wish whose next rung fits, until nothing fits. Where
-    not even `low` fits, plain genes stand at their cheapest and sublayers are dropped as `uniform` drops them.
+    low: where every gene takes its cheapest level; high: where it takes its dearest. What rounding leaves is spent one rung at a time on
+    the gene with the largest unmet wish whose next rung fits, until nothing fits. Where not even `low` fits, sublayers are dropped as
+    `uniform` drops them, and the number is found for what is left.
     """
     kept = [0 if gene in ledger.plain else ledger.top(gene) for gene in range(len(ledger.space.genes))]
 

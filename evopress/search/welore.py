@@ -65,4 +65,5 @@ class Welore(Settled):
         def wish(depth: float) -> list[float]:
             return gene_means(ledger, [share_above(spectrum, 1 - depth) for spectrum in problem.spectra])
 
-        return allot(problem, ledger, Shares(ledger, wish, held), 0.0, 1.0)[0]
+        # At -1 the threshold is 2, which no singular value reaches.
+        return allot(problem, ledger, Shares(ledger, wish, held), -1.0, 1.0)[0]

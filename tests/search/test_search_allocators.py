@@ -165,6 +165,11 @@ def test_welore_cuts_all_spectra_at_one_threshold() -> None:
     assert Welore(problem, random.Random(0)).remark == NO_RANKS
 
 
+def test_spectra_that_tell_nothing_apart_still_spend_the_budget() -> None:
+    problem = replace(dials([(20, 20)] * 2, 420), spectra=((1.0,) * 20,) * 2)
+    assert sum(densities(problem, answer(Welore, problem))) == pytest.approx(420 / 400)
+
+
 def test_a_threshold_is_a_rank_where_levels_have_one() -> None:
     """Factors of rank r hold r (rows + columns) weights, so a share of the rank is no share of the cost."""
     site = Site("w", "linear", (20, 20), 0, None)
