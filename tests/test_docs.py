@@ -8,7 +8,7 @@ import random
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from typing import Any
 import click
 import pytest
 import typer.main
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from evopress.api import Level, UsageError, parse_method
+from evopress.api.contest import Claim, Contest, Entrant, own_keys
 from evopress.api.study import DEFAULT_STOP_TOKENS, Study
 from evopress.cli import app
+from evopress.contest import FIRST_MARK
 from evopress.hooks.registry import HOOKS, Registry
 from evopress.plan import searcher_class
+from evopress.report.contest_document import KEYS
 from evopress.search.evolve import Evolve
 from evopress.search.sampling import Random
 from evopress.testing.searchers import planted_problem, planted_space
@@ -30,7 +34,9 @@ from evopress.testing.searchers import planted_problem, planted_space
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "results/README.md")]
 COMMANDED = [*PAGES, ROOT / "Makefile"]
-STUDIES = sorted((ROOT / "studies").glob("*.toml"))
+DEFINED = sorted((ROOT / "studies").glob("*.toml"))
+CONTESTS = [path for path in DEFINED if "entrants" in tomllib.loads(path.read_text(encoding="utf-8"))]
+STUDIES = [path for path in DEFINED if path not in CONTESTS]
 PLACEHOLDERS = {"FILE", "DIGEST", "NAME", "ID", "DIR", "PROFILE", "…"}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
@@ -165,6 +171,49 @@ def test_studies_readme_documents_every_key_with_its_default() -> None:
     assert not missing, "replace these lines in studies/README.md:\n" + "\n".join(missing)
 
 
+def contest_rows(model: type[BaseModel], keys: Sequence[str], **defaults: str) -> list[str]:
+    """The lines that document keys of a contest, of an entrant or of a claim. defaults: those that the model does not know itself."""
+    rows = []
+    for name in keys:
+        field = model.model_fields[name]
+        own = "required" if field.is_required() else "none" if field.default is None else f"`{json.dumps(field.default)}`"
+        rows.append(f"| `{name}` | {defaults.get(name, own)} | {field.description} |")
+    return rows
+
+
+def test_studies_readme_documents_every_key_of_a_contest() -> None:
+    text = page(ROOT / "studies" / "README.md").split("## Contests")[1]
+    entrant = contest_rows(Entrant, list(Entrant.model_fields), tokens="the contest's")
+    wanted = [*contest_rows(Contest, own_keys()), *entrant, *contest_rows(Claim, list(Claim.model_fields))]
+    assert re.findall(r"^\| `\w+` \|.*$", text, re.MULTILINE) == wanted, "the tables should be:\n" + "\n".join(wanted)
+    assert f"Marks are taken at {FIRST_MARK:,} token-forwards" in text
+
+
+def test_the_example_of_a_contest_is_one(registry: Registry) -> None:
+    text = page(ROOT / "studies" / "README.md").split("## Contests")[1]
+    (example,) = [body for language, body in _FENCE.findall(text) if language == "toml"]
+    check_contest(Contest.make({"name": "example", **tomllib.loads(example)}), registry)
+
+
+def test_results_readme_names_every_key_of_a_contest() -> None:
+    """The keys of a document and of its runs, by the syntax of what makes them, and the keys that a reader checks."""
+    source = ast.parse(page(ROOT / "evopress" / "contest.py"))
+    field = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "_Field")
+    written: dict[str, set[str]] = {}
+    for node in field.body:
+        if isinstance(node, ast.FunctionDef) and node.name in ("document", "run", "bank", "_heldout", "_mark"):
+            dictionaries = [part for part in ast.walk(node) if isinstance(part, ast.Dict)]
+            found = [key.value for part in dictionaries for key in part.keys if isinstance(key, ast.Constant)]
+            written[node.name] = {str(key) for key in found}
+    assert len(written) == 5
+    top, run = page(ROOT / "results" / "README.md").split("## What the file of a contest holds")[1].split("A run:")
+    assert written["document"] >= KEYS
+    for key in written["document"] | written["bank"] | written["_heldout"] - {"recipe"}:
+        assert f"`{key}`" in top or key in ("name", "digest"), f"results/README.md does not explain {key} of a contest"
+    for key in {"final"} | written["run"] | written["_mark"] - {"profile"}:
+        assert f"`{key}`" in run, f"results/README.md does not explain {key} of a run"
+
+
 def test_studies_readme_states_the_default_stop() -> None:
     assert Study.make({}).stops == {"stop_tokens": DEFAULT_STOP_TOKENS}
     assert f"`stop_tokens` is {DEFAULT_STOP_TOKENS:,}" in page(ROOT / "studies" / "README.md")
@@ -199,6 +248,20 @@ def test_every_study_is_valid_and_its_names_resolve(path: Path, registry: Regist
     assert study.stops, f"{path.name} never stops"
     assert set(tomllib.loads(page(path))) <= Study.model_fields.keys()
     check_names(study, registry)
+
+
+def check_contest(contest: Contest, registry: Registry) -> None:
+    """As `check_names`, for every entrant."""
+    for entrant in contest.entrants.values():
+        check_names(contest.study.model_copy(update={"searcher": entrant.searcher}), registry)
+
+
+@pytest.mark.parametrize("path", CONTESTS, ids=lambda path: path.name)
+def test_every_contest_is_valid_and_its_names_resolve(path: Path, registry: Registry) -> None:
+    contest = Contest.read(path)
+    assert contest.name == path.stem
+    assert contest.claims
+    check_contest(contest, registry)
 
 
 @pytest.mark.parametrize(

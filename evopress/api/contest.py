@@ -38,7 +38,7 @@ class Entrant(BaseModel):
     model_config = _STRICT
 
     searcher: Annotated[str, Field(min_length=1, description="searcher with options")]
-    tokens: Annotated[int, Field(ge=1, description="token-forwards where it stops; default: those of the contest")]
+    tokens: Annotated[int, Field(ge=1, description="token-forwards where it stops")]
 
 
 class Claim(BaseModel):

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import NotFound, UsageError
+from evopress.report import contest_table
 from evopress.report.comparison import HEADER, cells, footnotes, title
+from evopress.report.contest_document import is_contest
 
 if TYPE_CHECKING:
     from evopress.store import BoardRow, ReferenceRow
@@ -114,14 +116,15 @@ def board_markdown(rows: Sequence[BoardRow], metric: str, reported: Sequence[Ref
 
 
 def leaderboard_markdown(results_dir: Path) -> str:
-    """The text of LEADERBOARD.md in that folder, from the JSON files that `search start --result` wrote there, by file name.
+    """The text of LEADERBOARD.md in that folder, from the JSON files that searches and contests wrote there, by file name.
 
     Raises NotFound for a folder that is missing or has no .json file, UsageError naming the file and the key when one is not such a result.
     """
     sections = [_section(path, document) for path, document in read_results(results_dir)]
     intro = (
-        "Measured by this program. Every table comes from one JSON file, written by `evopress search start --result`, and traces to\n"
-        "a study, a commit, a machine and a seed. Intervals are 95 % over held-out documents. Profiles of one table saw the same tokens."
+        "Measured by this program. Every table comes from one JSON file, written by `evopress search start --result` or\n"
+        "`evopress study run`, and traces to a study, a commit, a machine and a seed. Intervals are 95 % over held-out documents.\n"
+        "Profiles of one table saw the same tokens."
     )
     return "\n".join([_GENERATED, "# Leaderboard", "", intro, "", *sections]).rstrip() + "\n"
 
@@ -151,6 +154,18 @@ def _section(path: Path, document: Mapping[str, Any]) -> str:
 
 
 def _section_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
+    return _contest_lines(path, document) if is_contest(document) else _search_lines(path, document)
+
+
+def _contest_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
+    found = dict(document)
+    rows = tuple(contest_table.cells(found, row) for row in contest_table.standings(found))
+    lines = [f"## {document['contest']['name']}: {contest_table.title(found)}", "", markdown(Table(contest_table.header(found), rows)), ""]
+    lines += [f"- {note}" for note in contest_table.notes(found)]
+    return [*lines, f"- contest {document['contest']['digest'][:12]}, source: [{path.name}]({path.name})", ""]
+
+
+def _search_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
     study, winner = document["study"], document["winner"]
     rows = [cells(row) for row in document["rows"]]
     bold = tuple((f"**{row[0]}**" if row[0] == winner else row[0], *row[1:]) for row in rows)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import planted_contest
 import pytest
 
 from evopress.api import NotFound, UsageError
@@ -103,6 +104,18 @@ def test_page_from_results(tmp_path: Path) -> None:
     ):
         assert trace in page
     assert leaderboard_markdown(tmp_path / "results") == page
+
+
+def test_a_contest_has_a_table_of_its_own(tmp_path: Path) -> None:
+    made = planted_contest.contest()
+    runs = [planted_contest.run("slow", 0, [(1000, (0.6, 0.4))]), planted_contest.run("fast", 0, [(200, (0.5, 0.3))])]
+    write(tmp_path, "a.json", planted_contest.document(made, runs))
+    write(tmp_path, "b.json", result())
+    text = leaderboard_markdown(tmp_path)
+    assert text.index("## planted: Tiny at bits=3.0") < text.index("## demo: SmolLM2")
+    assert "| fast | 0.4000 [0.3000, 0.5000] | 0 | 200 | 2.0 | 20 | 1.0 | tokens | uniform |" in text
+    assert "- the bank, used by every entrant: 100 calibration tokens, 5,000 bytes, built in 1 s" in text
+    assert "source: [a.json](a.json)" in text
 
 
 def test_a_winner_that_does_not_win_is_said_so(tmp_path: Path) -> None:
