@@ -143,6 +143,24 @@ def test_baq_takes_the_measured_loss_where_levels_have_no_bits() -> None:
     assert densities(problem, answer(Baq, problem)) == pytest.approx([0.2, 0.6])
 
 
+def test_baq_rounds_a_width_down_and_needs_sixteen_bits_for_dense() -> None:
+    """c of 1 and 4^9, nine bits apart: where the second wishes for 11 it stands at 6, the widest on offer, and not at dense."""
+    problem = sensitive([1, 4.0**9], 0)
+    genotype = answer(Baq, replace(problem, budgets=(Budget("size", "bytes", 13 + 4 * (2 + 40)),)))
+    assert genotype == (4, 4)
+    assert answer(Baq, replace(problem, budgets=(Budget("size", "bytes", 13 + 4 * (2 + 6)),))) == (0, 4)
+
+
+def test_relative_losses_leave_the_energies_out() -> None:
+    """Errors of c = 1, 4 and 16, and energies that turn them upside down."""
+    problem = replace(sensitive([1, 4, 16], 0), energies=(256.0, 4.0, 1 / 256))
+    relative = replace(problem, errors=sensitive([1, 40, 1600], 0).errors)  # of energies 1, 10, 100 there
+    assert [level + 2 for level in answer(Baq, relative, loss="relative")] == [3, 4, 5]
+    assert answer(Baq, relative)[0] > answer(Baq, relative)[2]
+    with pytest.raises(UsageError, match="Unknown loss 'squared'"):
+        Baq(problem, random.Random(0), loss="squared")
+
+
 def test_a_site_that_loses_nothing_stands_at_its_cheapest_until_all_others_are_dense() -> None:
     problem = replace(sensitive([1, 4, 16], 4), energies=(0.0, 1.0, 1.0))
     assert answer(Baq, problem)[0] == 0
