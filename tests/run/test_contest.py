@@ -193,7 +193,7 @@ def test_options_that_are_wrong_are_told_before_the_bank_is_built(tiny: Tiny, tm
         with pytest.raises(UsageError, match=message):
             run(entrants={"uniform": "uniform", "last": text})
     with pytest.raises(InfeasibleBudget):
-        run(budgets=("bits=0.1",))
+        run(budgets=("size=1KiB",))
     with pytest.raises(UsageError, match=r"Unknown entrant 'evolv' in --only of contest tiny. Did you mean 'evolve'?"):
         tiny_contest.run(tiny, tmp_path, only=["evolv"])
     with pytest.raises(UsageError, match="Unknown seed '7' in --seeds of contest tiny"):
