@@ -295,10 +295,10 @@ class Workbench:
         look(list(wanted))
         while missing := [key for key in wanted if key not in found]:
             progressed = False
-            # Neighbours next to each other: each continues the one before at the first block where they part.
-            for key in sorted(missing, key=lambda key: str(self.path(wanted[key]))):
+            order = {profile: place for place, profile in enumerate(self.in_order([wanted[key] for key in missing]))}
+            for key in sorted(missing, key=lambda key: order[wanted[key]]):
                 if self.store.claim([key], self.owner).claimed:
-                    trial = (self._take_slopes if slopes else self._take)(wanted[key], slice_, fitness, role)
+                    trial = (self._take_slopes if slopes else self.take)(wanted[key], slice_, fitness, role)
                     stored = self.store.put_trial(key, trial, bits=self.plan.space.bits(trial.cost), run_id=self.run_id)
                     # Another process may have been first by a hair: then its numbers count here too.
                     self._stored[key], found[key] = stored, stored.trial(wanted[key], slice_)
@@ -316,12 +316,17 @@ class Workbench:
         cost = self.plan.space.cost(profile)
         return self.store.save_profile(self.model_id, profile, cost, self.plan.space.bits(cost), self.bank_of(profile))
 
-    def _take(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
+    def in_order(self, profiles: Sequence[Profile]) -> list[Profile]:
+        """Neighbours next to each other: each continues the one before at the first block where they part."""
+        return sorted(profiles, key=lambda profile: str(self.path(profile)))
+
+    def take(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
+        """Measure now, whatever the store holds, and keep nothing."""
         scorer, prefixes = self.fitness(fitness, role), self.prefixes
         started = self.clock()
         self.stitcher.set(profile, self.decoder)
         with prefixes.along(self.path(profile)):
-            values, weights = scorer.score(self.model, self._documents(slice_, role))
+            values, weights = scorer.score(self.model, self.documents(slice_, role))
         return self._trial(profile, slice_, fitness, values, weights, self.clock() - started)
 
     def _take_slopes(self, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
@@ -330,7 +335,7 @@ class Workbench:
         started = self.clock()
         self.stitcher.set(profile, self.decoder)
         answer: list[tuple[list[float], list[int]]] = []
-        documents = self._documents(slice_, role)
+        documents = self.documents(slice_, role)
         found = slopes_of(
             self.model, self.stitcher, space.sites, space.levels, lambda: answer.append(scorer.backward(self.model, documents))
         )
@@ -348,7 +353,8 @@ class Workbench:
             )
         return Trial(profile, slice_, tuple(values), tuple(weights), self.plan.space.cost(profile), seconds, slopes=slopes)
 
-    def _documents(self, slice_: Slice, role: Role) -> list[tuple[int, Tensor]]:
+    def documents(self, slice_: Slice, role: Role) -> list[tuple[int, Tensor]]:
+        """The token ids of a slice, by index in the token set."""
         import torch
 
         documents = self.tokens(role).documents

@@ -27,6 +27,7 @@ from evopress.cli.options import (
     StudyName,
 )
 from evopress.cli.output import at_terminal, error_document, print_json, print_table, say, storage_url
+from evopress.cli.search_bench import bench
 from evopress.home import home
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from evopress.store.rows import StudyRow
 
 app = typer.Typer(help="Search for the best profile under a budget.", no_args_is_help=True)
+app.command()(bench)
 
 
 @app.command()

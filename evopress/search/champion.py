@@ -62,7 +62,7 @@ class Champion:
                 f"{who} asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
                 f"Lower tokens and looks to at most {available:,}, or give more text.",
             )
-        documents, needed = sum(length > 1 for length in lengths), documents_needed(self.looks, self.looks[0][0], self.alpha)
+        documents, needed = sum(length > 1 for length in lengths), documents_needed(self.looks, self.alpha)
         if documents < needed:
             raise UsageError(
                 f"A race of {self.looks[0][0]} at alpha {self.alpha} needs {needed} documents, and the search set has {documents}.",
@@ -110,7 +110,7 @@ class Champion:
         if found.winner is None:
             self._refused.update(map(self.ledger.key, chosen))
             return
-        self.level += found.differences[found.winner]
+        self.level += found.difference
         self.best = chosen[found.winner]
         self._refused.clear()
 

@@ -23,6 +23,8 @@ from evopress.search.moves import fill
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Hull = tuple[Ints, Floats]
+"""A convex, falling function as the corners of its graph: costs and errors."""
 
 MAX_LABELS = 100_000
 """Labels kept at one site before the exact pass is given up; the answer then says so."""
@@ -31,7 +33,13 @@ MAX_COMBINATIONS = 4096
 
 
 SEVERAL = "several budgets bind, and all but one are only priced"
-TRUNCATED = f"the limit of {MAX_LABELS:,} partial solutions was reached"
+ROUGH = 200
+"""Labels of a first pass, whose answer lets the exact one drop most of its labels."""
+
+
+def truncated(labels: int) -> str:
+    """Why an answer is not proven optimal where labels were cut."""
+    return f"the limit of {labels:,} partial solutions was reached"
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,10 @@ class _Item:
     skips: tuple[bool, ...]
 
 
-def solve(ledger: Ledger) -> Solution:
+def solve(ledger: Ledger, labels: int = MAX_LABELS) -> Solution:
     """Minimise the summed layer error within the budgets.
 
+    labels: partial solutions kept at one site; a few give a nearly optimal profile at once.
     One budget: exact. Several: the first is exact and the others are priced (Lagrangian): the price is bisected until they hold, which
     gives a feasible and nearly, but not provably, optimal profile; every budget takes the part of the exact one in turn and the best
     answer is kept. Raises UsageError when layer errors are missing or links across droppable sublayers have too many joint settings.
@@ -72,7 +81,7 @@ def solve(ledger: Ledger) -> Solution:
         raise UsageError("The knapsack needs layer errors, and the problem has none.", "Build the bank with calibration, or use uniform.")
     best: Solution | None = None
     for column in range(len(ledger.limits)):
-        found = _priced(ledger, column) if len(ledger.limits) > 1 else _within(ledger, column, {})
+        found = _priced(ledger, column, labels) if len(ledger.limits) > 1 else _within(ledger, column, {}, labels)
         if found is not None and (best is None or (found.error, bool(found.doubt)) < (best.error, bool(best.doubt))):
             best = found
     if best is None:  # only several budgets can end here: one budget is feasible whenever the ledger could be built
@@ -89,11 +98,11 @@ def error_of(ledger: Ledger, genotype: Sequence[int]) -> float:
     return sum(ledger.costs[site][pick][-1] for site, pick in enumerate(picks) if not hidden[site])
 
 
-def _priced(ledger: Ledger, column: int) -> Solution | None:
+def _priced(ledger: Ledger, column: int, labels: int) -> Solution | None:
     others = [other for other in range(len(ledger.limits)) if other != column]
 
     def attempt(price: float) -> Solution | None:
-        found = _within(ledger, column, {other: price / max(ledger.limits[other], 1) for other in others})
+        found = _within(ledger, column, {other: price / max(ledger.limits[other], 1) for other in others}, labels)
         return found
 
     free = attempt(0.0)
@@ -115,21 +124,21 @@ def _priced(ledger: Ledger, column: int) -> Solution | None:
     return best
 
 
-def _within(ledger: Ledger, column: int, prices: dict[int, float]) -> Solution | None:
+def _within(ledger: Ledger, column: int, prices: dict[int, float], labels: int) -> Solution | None:
     """Best profile whose column holds, with the other columns priced into the error; None when the column cannot hold."""
     best: Solution | None = None
     for fixed in _joint_settings(ledger.space):
         items = _preorder(ledger, column, prices, fixed)
         capacity = ledger.limits[column] - int(ledger.fixed[column])
         bounds = _bounds(items, capacity)
-        rough = _walk(items, bounds, capacity, np.inf, 200)
+        rough = _walk(items, bounds, capacity, np.inf, min(labels, ROUGH))
         if rough is None:
             continue
         answer = rough[0] if rough[2] else None
         doubt = best.doubt if best is not None else ""
         if answer is None:
-            refined = _walk(items, bounds, capacity, rough[1], MAX_LABELS)
-            doubt = doubt if refined is not None and refined[2] else TRUNCATED
+            refined = _walk(items, bounds, capacity, rough[1], labels) if labels > ROUGH else None
+            doubt = doubt if refined is not None and refined[2] else truncated(labels)
             answer = refined[0] if refined is not None else rough[0]
         levels = [ledger.top(gene) for gene in range(len(ledger.space.genes))]
         for gene, level in (*fixed.items(), *answer.items()):
@@ -239,7 +248,7 @@ def _with_end(item: _Item, end: int) -> _Item:
     return _Item(item.gene, item.sites, end, item.levels, item.costs, item.errors, item.skips)
 
 
-def _hull(costs: Ints, errors: Floats) -> tuple[Ints, Floats]:
+def _hull(costs: Ints, errors: Floats) -> Hull:
     """Lower convex hull of points (cost, error), decreasing: the relaxation of a choice."""
     order = np.lexsort((errors, costs))
     costs, errors = costs[order], errors[order]
@@ -256,37 +265,38 @@ def _hull(costs: Ints, errors: Floats) -> tuple[Ints, Floats]:
     return np.array([xs[i] for i in stack], dtype=np.int64), np.array([ys[i] for i in stack], dtype=np.float64)
 
 
-def _bounds(items: Sequence[_Item], capacity: int) -> list[tuple[Ints, Floats]]:
+def _bounds(items: Sequence[_Item], capacity: int) -> list[Hull]:
     """Per position a convex lower bound of the error of everything from there on, as a function of what is left to spend."""
     zero = np.zeros(1, dtype=np.int64), np.zeros(1)
     bounds = [zero] * (len(items) + 1)
     for position in reversed(range(len(items))):
         item = items[position]
-        costs, errors = [], []
+        parts = []
         for skip, following in ((False, position + 1), (True, item.end)):
             chosen = [option for option, skips in enumerate(item.skips) if skips == skip]
-            if not chosen:
-                continue
-            later_costs, later_errors = bounds[following]
-            own_costs, own_errors = _hull(item.costs[chosen], item.errors[chosen])
-            costs.append((own_costs[:, None] + later_costs[None, :]).ravel())
-            errors.append((own_errors[:, None] + later_errors[None, :]).ravel())
-        all_costs, all_errors = np.concatenate(costs), np.concatenate(errors)
-        bounds[position] = _cut_hull(all_costs, all_errors, capacity)
+            if chosen:
+                parts.append(_sum(_hull(item.costs[chosen], item.errors[chosen]), bounds[following]))
+        # One way on: a sum of convex functions is convex. Two: the better of both is not, so their hull is taken.
+        costs, errors = parts[0] if len(parts) == 1 else _hull(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        stop = int(np.searchsorted(costs, capacity, side="right")) + 1  # one point beyond the capacity, for the interpolation
+        bounds[position] = costs[:stop], errors[:stop]
     return bounds
 
 
-def _cut_hull(costs: Ints, errors: Floats, capacity: int) -> tuple[Ints, Floats]:
-    """The hull up to the first point beyond the capacity (which the interpolation still needs)."""
-    hull_costs, hull_errors = _hull(costs, errors)
-    stop = int(np.searchsorted(hull_costs, capacity, side="right")) + 1
-    return hull_costs[:stop], hull_errors[:stop]
+def _sum(one: Hull, other: Hull) -> Hull:
+    """The convex function of what is best spent on two things together: the steps of both, steepest first."""
+    steps_costs = np.concatenate((np.diff(one[0]), np.diff(other[0])))
+    steps_errors = np.concatenate((np.diff(one[1]), np.diff(other[1])))
+    order = np.argsort(steps_errors / steps_costs, kind="stable")
+    costs = np.concatenate((one[0][:1] + other[0][:1], steps_costs[order]))
+    errors = np.concatenate((one[1][:1] + other[1][:1], steps_errors[order]))
+    return np.cumsum(costs), np.cumsum(errors)
 
 
 Walk = tuple[dict[int, int], float, bool]
 
 
-def _walk(items: Sequence[_Item], bounds: Sequence[tuple[Ints, Floats]], capacity: int, known: float, limit: int) -> Walk | None:
+def _walk(items: Sequence[_Item], bounds: Sequence[Hull], capacity: int, known: float, limit: int) -> Walk | None:
     """Carry labels through the preorder; (levels per gene, error, nothing was cut for `limit`), or None when nothing fits.
 
     known: error of a solution that exists; labels that cannot beat it (up to rounding) are dropped. limit: labels kept per position, those

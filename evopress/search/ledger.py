@@ -7,6 +7,7 @@ up to date change by change. `Space.cost_of` is the slow oracle both are tested 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from math import isfinite
 
 from evopress.api import DROP, Budget, Genotype, InfeasibleBudget, Problem, Space, UsageError
@@ -27,19 +28,7 @@ class Ledger:
             raise UsageError("A search needs at least one budget.", "Add one, e.g. bits=3.0.")
         self.space, self.budgets = space, tuple(budgets)
         self.limits = tuple(budget.limit for budget in budgets)
-        self.has_errors = bool(errors)
-        if errors and [len(row) for row in errors] != [len(row) for row in space.levels]:
-            raise UsageError("The layer errors do not match the space.", "Give one number per site and level.")
-        if not all(isfinite(value) for row in errors for value in row):
-            raise UsageError("A layer error is NaN or infinite.", "Rebuild the bank; every layer error must be a finite number.")
-        self.costs = tuple(
-            tuple(
-                tuple(budget.spent(cost) for budget in budgets) + ((float(errors[site][level]),) if errors else ())
-                for level, cost in enumerate(row)
-            )
-            for site, row in enumerate(space.costs)
-        )
-        self.fixed = tuple(budget.spent(space.fixed) for budget in budgets) + ((0.0,) if errors else ())
+        self._tell(errors)
         self.is_drop = tuple(tuple(level == DROP for level in levels) for levels in space.levels)
         self.below = _descendants(space)
         self.leaf = tuple(all(not self.below[site] for site in sites) for sites in space.genes)
@@ -51,6 +40,27 @@ class Ledger:
         self.ups = tuple(self._neighbours(gene, upward=True) for gene in genes)
         self.downs = tuple(self._neighbours(gene, upward=False) for gene in genes)
         self.floor = self._floor()
+
+    def _tell(self, errors: Sequence[Sequence[float]]) -> None:
+        self.has_errors = bool(errors)
+        if errors and [len(row) for row in errors] != [len(row) for row in self.space.levels]:
+            raise UsageError("The layer errors do not match the space.", "Give one number per site and level.")
+        if not all(isfinite(value) for row in errors for value in row):
+            raise UsageError("A layer error is NaN or infinite.", "Rebuild the bank; every layer error must be a finite number.")
+        self.costs = tuple(
+            tuple(
+                tuple(budget.spent(cost) for budget in self.budgets) + ((float(errors[site][level]),) if errors else ())
+                for level, cost in enumerate(row)
+            )
+            for site, row in enumerate(self.space.costs)
+        )
+        self.fixed = tuple(budget.spent(self.space.fixed) for budget in self.budgets) + ((0.0,) if errors else ())
+
+    def telling(self, errors: Sequence[Sequence[float]]) -> Ledger:
+        """The same ledger with other layer errors; the rest, which does not depend on them, is shared."""
+        other = copy(self)
+        other._tell(errors)
+        return other
 
     def spent(self, genotype: Sequence[int]) -> tuple[int, ...]:
         """Exact total per budget, shadowed sites left out."""

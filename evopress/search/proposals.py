@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from evopress.api import Genotype
-from evopress.search.knapsack import solve
+from evopress.search.knapsack import MAX_LABELS, solve
 from evopress.search.ledger import Draft, Ledger
 
 Table = Sequence[Sequence[float]]
 """Per site position and level index the change of the fitness, 0 at the present level."""
 FAR = 1e4
 """Change of a level that may not be taken; finite, because the knapsack adds up."""
+LABELS = 50
+"""Partial solutions of an answer that need not be exact."""
 STEPS = 8
 """Halvings of the interval of a price."""
 
@@ -24,25 +26,26 @@ STEPS = 8
 def propose(ledger: Ledger, genotype: Genotype, table: Table, share: float, frozen: Collection[int] = ()) -> Genotype:
     """The best profile by the table with at most about `share` of the weights at another level.
 
-    frozen: genes that stay. The price of a changed weight is bisected until the answer is just small enough; the genotype itself when
-    nothing improves it.
+    frozen: genes that stay. The price of a changed weight is bisected on nearly optimal answers until they are just small enough, and the
+    last one made exact; the genotype itself when nothing improves it.
     """
-    best = _answer(ledger, genotype, table, 0.0, frozen)
+    best = _answer(ledger, genotype, table, 0.0, frozen, LABELS if share < 1 else MAX_LABELS)
     if changed(ledger, genotype, best) <= share:
-        return best
+        return best if share == 1 else _answer(ledger, genotype, table, 0.0, frozen)
     best = genotype
     low, high = 0.0, sum(max(map(abs, row), default=0.0) for row in table)
     for _ in range(STEPS):
         price = (low + high) / 2 if low else high / 8  # small prices matter most, so the interval is first cut from above
-        found = _answer(ledger, genotype, table, price, frozen)
+        found = _answer(ledger, genotype, table, price, frozen, LABELS)
         if changed(ledger, genotype, found) <= share:
             best, high = found, price
         else:
             low = price
-    return best
+    exact = _answer(ledger, genotype, table, high, frozen)
+    return exact if best != genotype and changed(ledger, genotype, exact) <= share else best
 
 
-def _answer(ledger: Ledger, genotype: Genotype, table: Table, price: float, frozen: Collection[int]) -> Genotype:
+def _answer(ledger: Ledger, genotype: Genotype, table: Table, price: float, frozen: Collection[int], labels: int = MAX_LABELS) -> Genotype:
     """The exact best profile where changing every weight of the model would cost `price`."""
     space = ledger.space
     picks = space.spread(genotype)
@@ -53,7 +56,7 @@ def _answer(ledger: Ledger, genotype: Genotype, table: Table, price: float, froz
         moved = price * sum(space.sites[member].weights for member in inside) / max(space.weights, 1)
         away = FAR if site in still else moved
         priced.append(tuple(change + (away if level != picks[site] else 0.0) for level, change in enumerate(row)))
-    return solve(Ledger(space, ledger.budgets, priced)).genotype
+    return solve(ledger.telling(priced), labels).genotype
 
 
 def changed(ledger: Ledger, one: Genotype, other: Genotype) -> float:

@@ -1,10 +1,12 @@
 """Racing: candidates against the incumbent on the same documents, more of them only while the order is open.
 
-A candidate is accepted by a sign-flip test on paired per-document differences (Fisher 1935; exact up to EXACT documents): under the null
-that it is no better, every difference is as likely with the other sign. The test may stop at any look but the first, which only screens,
-so its level is split over those looks and over all candidates (Bonferroni): the chance that a race accepts anything that is no better is at
-most `alpha`, wherever it stops, as far as documents are independent (several windows of one source are less evidence than they count for).
-Not a search; draws no candidates. Called by `guided`.
+All looks but the last only screen: the best go on, and one that is worse than the incumbent on average goes no further. What is left after
+them duels with the incumbent on documents that screening has not seen, so that having been chosen there counts for nothing. A duel ends
+with the first part after which a sign-flip test on paired per-document differences (Fisher 1935; exact up to EXACT documents) is sure, or
+the candidate is behind: under the null that it is no better, every difference is as likely with the other sign. The level is split over
+the parts and the duelling candidates (Bonferroni), so the chance that a race accepts anything that is no better is at most `alpha`,
+wherever it stops, as far as documents are independent (several windows of one source are less evidence than they count for). Not a search;
+draws no candidates. Called by `guided` and `champion`.
 """
 
 from __future__ import annotations
@@ -22,33 +24,31 @@ from evopress.api import Ask, Genotype, Problem, Slice, Trial, UsageError
 EXACT = 12
 """Documents up to which all sign patterns are counted; beyond, DRAWS random ones."""
 DRAWS = 4096
+PARTS = 3
+"""Parts of a duel: it may end after each."""
 Looks = tuple[tuple[int, int], ...]
-"""(candidates that may go on, tokens of the documents looked at so far) per look."""
+"""(candidates looked at, tokens of the documents looked at so far) per look."""
 
 
 @dataclass(frozen=True)
 class Race:
-    """winner: position of the accepted candidate, None when none was. differences: per candidate its mean difference so far.
-
-    looks: how many were taken.
-    """
+    """winner: position of the accepted candidate, None when none was. difference: its mean difference in the duel; 0 without a winner."""
 
     winner: int | None
-    differences: tuple[float, ...]
-    looks: int
+    difference: float = 0.0
 
 
-def check_looks(looks: Sequence[Sequence[int]]) -> Looks:
+def check_looks(looks: Sequence[Sequence[int]], option: str = "looks") -> Looks:
     """Validate looks given as (candidates, tokens) pairs. Raises UsageError."""
-    allowed = "Write (candidates, tokens) pairs with fewer candidates and more tokens each, e.g. looks=8x1024|3x4096|1x8192."
+    allowed = f"Write (candidates, tokens) pairs with fewer candidates and more tokens each, e.g. {option}=8x1024|3x4096|1x8192."
     try:
         checked = tuple((int(keep), int(tokens)) for keep, tokens in looks)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"Option looks={looks!r} is not a list of pairs of integers.", allowed) from error
+        raise UsageError(f"Option {option}={looks!r} is not a list of pairs of integers.", allowed) from error
     if not checked or any(keep < 1 or tokens < 2 for keep, tokens in checked):
-        raise UsageError(f"Option looks={looks!r} has no look, or one without candidates or tokens.", allowed)
+        raise UsageError(f"Option {option}={looks!r} has no look, or one without candidates or tokens.", allowed)
     if any(later[0] > earlier[0] or later[1] <= earlier[1] for earlier, later in pairwise(checked)):
-        raise UsageError(f"Option looks={looks!r} does not narrow down on more and more tokens.", allowed)
+        raise UsageError(f"Option {option}={looks!r} does not narrow down on more and more tokens.", allowed)
     return checked
 
 
@@ -89,13 +89,18 @@ class Deck:
         return Slice(self._problem.token_set, tuple(pieces))
 
 
-def documents_needed(looks: Looks, candidates: int, alpha: float) -> int:
-    """Documents below which no race can accept anything: all n differences of one sign have a chance of 1/2ⁿ."""
-    return max(1, ceil(log2(1 / max(_level(looks, candidates, alpha), 1e-9))))
+def documents_needed(looks: Looks, alpha: float) -> int:
+    """Documents with which a race can accept something in any part of its duel."""
+    return len(looks) - 1 + PARTS * _part_documents(looks, alpha)
 
 
-def _level(looks: Looks, candidates: int, alpha: float) -> float:
-    return alpha / (max(len(looks) - 1, 1) * candidates)
+def _level(looks: Looks, alpha: float) -> float:
+    return alpha / (PARTS * looks[-1][0])
+
+
+def _part_documents(looks: Looks, alpha: float) -> int:
+    # All n differences of one sign have a chance of 1/2ⁿ; with fewer documents a part could not accept anything.
+    return max(1, ceil(log2(1 / max(_level(looks, alpha), 1e-9))))
 
 
 def sign_flip(differences: Sequence[float], weights: Sequence[float], rng: random.Random) -> float:
@@ -121,33 +126,41 @@ def race(
     alpha: float,
     generation: int,
 ) -> Generator[Ask, Sequence[Trial], Race]:
-    """Race candidates (best guess first) against the incumbent; every look measures on documents that the race has not seen.
-
-    After a look the best go on, as many as the next look takes; one that is worse than the incumbent on average goes no further.
-    """
-    standing = list(range(len(candidates)))
+    """Race candidates (best guess first) against the incumbent; every question is about documents that the race has not seen."""
     values: list[list[float]] = [[] for _ in candidates]
-    weights: list[int] = []
-    means = [0.0] * len(candidates)
+    weights: list[list[int]] = [[] for _ in candidates]
     seen: list[int] = []
-    before = 0
-    level = _level(looks, len(candidates), alpha)
-    # Long documents are cut, so that a race sees enough of them to decide.
-    longest = max(2, looks[-1][1] // documents_needed(looks, len(candidates), alpha))
-    for look, (keep, tokens) in enumerate(looks):
-        standing = standing[:keep]
-        slice_ = deck.deal(tokens - before, seen, longest)
-        before = tokens
-        seen += [index for index, _ in slice_.documents]
+
+    def look(standing: Sequence[int], tokens: int, longest: int, stage: int) -> Generator[Ask, Sequence[Trial], list[int]]:
+        """Measure on new documents; those that are ahead by all they were seen on since the last screening, best first."""
+        slice_ = deck.deal(tokens, seen, longest)
+        seen.extend(index for index, _ in slice_.documents)
         profiles = tuple(problem.space.profile(genotype) for genotype in (*(candidates[at] for at in standing), incumbent))
-        trials = yield Ask(profiles, slice_, generation, look + 1)
-        weights += trials[-1].weights
+        trials = yield Ask(profiles, slice_, generation, stage)
         for at, trial in zip(standing, trials, strict=False):
             values[at] += [a - b for a, b in zip(trial.values, trials[-1].values, strict=True)]
-            means[at] = float(np.average(values[at], weights=weights))
-        standing = sorted((at for at in standing if means[at] < 0), key=lambda at: means[at])
+            weights[at] += trial.weights
+        means = {at: float(np.average(values[at], weights=weights[at])) for at in standing}
+        return sorted((at for at in standing if means[at] < 0), key=lambda at: means[at])
+
+    level, needed = _level(looks, alpha), _part_documents(looks, alpha)
+    before = looks[-2][1] if len(looks) > 1 else 0
+    # Long documents are cut, so that each part of the duel sees enough of them to decide.
+    longest = max(2, (looks[-1][1] - before) // (PARTS * needed))
+    standing, past = list(range(len(candidates))), 0
+    for stage, (keep, tokens) in enumerate(looks[:-1], start=1):
+        standing = yield from look(standing[:keep], tokens - past, longest, stage)
+        past = tokens
         if not standing:
-            return Race(None, tuple(means), look + 1)
-        if (look or len(looks) == 1) and sign_flip(values[standing[0]], weights, rng) <= level:
-            return Race(standing[0], tuple(means), look + 1)
-    return Race(None, tuple(means), len(looks))
+            return Race(None)
+    standing = standing[: looks[-1][0]]
+    for at in standing:
+        values[at], weights[at] = [], []
+    for part in range(PARTS):
+        tokens = (looks[-1][1] - before) * (part + 1) // PARTS - (looks[-1][1] - before) * part // PARTS
+        standing = yield from look(standing, tokens, longest, len(looks) + part)
+        if not standing:
+            return Race(None)
+        if sign_flip(values[standing[0]], weights[standing[0]], rng) <= level:
+            return Race(standing[0], float(np.average(values[standing[0]], weights=weights[standing[0]])))
+    return Race(None)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import TypeVar
 
 import pytest
 from planted import random_tree
 
-from evopress.api import DROP, Ask, Budget, Problem, Profile, Slice, Trial, UsageError
+from evopress.api import DROP, Ask, Budget, Problem, Profile, Slice, Space, Trial, UsageError
 from evopress.search.baselines import greedy_genotype, uniform_genotype
+from evopress.search.descent import descend
 from evopress.search.evolve import Evolve
 from evopress.search.guided import Guided
 from evopress.search.knapsack import solve
 from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.moves import is_dropped
 from evopress.search.parabolas import Parabolas
-from evopress.search.probes import probe
+from evopress.search.probes import drop_level, flipped, probe
 from evopress.search.proposals import changed, predicted, propose
-from evopress.testing.searchers import Planted, follow, measure_with, planted_function, planted_problem, planted_space
+from evopress.testing.searchers import Measure, Planted, follow, measure_with, planted_function, planted_problem, planted_space
 
+Answer = TypeVar("Answer")
 SMALL = {"slope_tokens": 700, "looks": ((4, 700), (1, 4200)), "start_tokens": 700, "probe_tokens": 700}
 
 
@@ -150,7 +155,18 @@ def test_strong_interactions_never_leave_it_worse_than_the_simple_answers(seed: 
     assert function(searcher.incumbent) <= min(function(space.profile(genotype)) for genotype in simple) + 1e-9
 
 
-def test_probes_are_the_changes_of_single_drops() -> None:
+def answered(steps: Generator[Ask, Sequence[Trial], Answer], measure: Measure) -> tuple[Answer, list[Ask]]:
+    """What a generator of questions returns, and what it asked."""
+    asked: list[Ask] = []
+    try:
+        asked.append(next(steps))
+        while True:
+            asked.append(steps.send(measure(asked[-1])))
+    except StopIteration as done:
+        return done.value, asked
+
+
+def test_probes_are_the_changes_of_single_drops_and_restorations() -> None:
     space = planted_space(4, ("drop",), ("attention", "mlp"))
     budget = Budget("params", "params", int(space.cheapest.params + 0.6 * (space.dearest.params - space.cheapest.params)))
     problem = planted_problem(space, (budget,))
@@ -161,19 +177,47 @@ def test_probes_are_the_changes_of_single_drops() -> None:
     def function(profile: Profile) -> float:
         return sum(losses[name] for name, level in profile if level == DROP)
 
-    measure = measure_with(function, space)
     steps = probe(problem, ledger, genotype, ledger.containers, Slice("planted", ((0, 700),)), 1)
-    found: dict[int, float] = {}
-    try:
-        ask = next(steps)
-        while True:
-            assert all(budget.allows(space.cost(profile)) for profile in ask.profiles)
-            ask = steps.send(measure(ask))
-    except StopIteration as done:
-        found = done.value
+    found, (ask,) = answered(steps, measure_with(function, space))
     assert set(found) == set(ledger.containers)
     for gene, change in found.items():
         assert change == pytest.approx(losses[space.sites[space.genes[gene][0]].name])
+    assert len(ask.profiles) == 1 + len(ledger.containers)
+    assert not all(budget.allows(space.cost(profile)) for profile in ask.profiles), "a restoration alone is beyond the budget"
+
+
+def growing(space: Space, seed: int, growth: float = 0.5) -> Planted:
+    """Dropping costs a random amount of each container, and `growth` more with every other drop beside it in the same block."""
+    losses = {site.name: random.Random(f"{seed}/{site.name}").uniform(0.1, 1) for site in space.sites}
+
+    def function(profile: Profile) -> float:
+        gone = [name for name, level in profile if level == DROP]
+        beside = sum(a != b and a.split(".")[1] == b.split(".")[1] for a in gone for b in gone)
+        return sum(losses[name] for name in gone) + growth * beside
+
+    return function
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_lazy_descent_drops_what_looking_at_everything_again_would_drop(seed: int) -> None:
+    space = planted_space(6, ("drop",), ("attention", "mlp"))
+    problem = planted_problem(space, (Budget("params", "params", int(0.6 * space.dearest.params)),), seed=seed)
+    ledger, function = ledger_of(problem), growing(space, seed)
+    reached, asked = answered(descend(problem, ledger, Slice("planted", ((0, 700),))), measure_with(function, space))
+    draft = Draft(ledger, [ledger.top(gene) for gene in range(len(space.genes))])
+
+    def price(gene: int) -> float:
+        change = draft.delta(gene, drop_level(ledger, gene))
+        left = min(-change[0], draft.excess[0])
+        return (function(space.profile(flipped(ledger, draft.genotype, gene))) - function(space.profile(draft.genotype))) / left
+
+    while not draft.fits:
+        kept = [gene for gene in ledger.containers if not is_dropped(draft, gene)]
+        draft.set(best := min(kept, key=price), drop_level(ledger, best))
+    assert ledger.fits(reached)
+    assert ledger.key(reached) == ledger.key(draft.genotype) or function(space.profile(reached)) < function(space.profile(draft.genotype))
+    everything = sum(len(ledger.containers) - dropped + 1 for dropped in range(sum(is_dropped(draft, gene) for gene in ledger.containers)))
+    assert sum(len(ask.profiles) for ask in asked) < everything, "as many measurements as without laziness"
 
 
 def test_it_says_what_is_wrong_with_its_options() -> None:
@@ -188,12 +232,14 @@ def test_it_says_what_is_wrong_with_its_options() -> None:
             Guided(problem, random.Random(0), **options)  # type: ignore[arg-type]
 
 
-def test_a_space_of_drops_alone_is_searched_as_evolve_does() -> None:
-    space = planted_space(4, ("drop",), ("attention", "mlp"))
-    problem = planted_problem(space, (Budget("params", "params", int(0.7 * space.dearest.params)),), documents=(700,) * 60)
-    measure = measure_with(planted_function(space), space)
-
-    def asked(searcher: Guided | Evolve) -> list[tuple[Ask, list[Trial]]]:
-        return follow(searcher, measure)
-
-    assert asked(Guided(problem, random.Random(0), rounds=3)) == asked(Evolve(problem, random.Random(0), generations=3))
+@pytest.mark.parametrize("seed", range(4))
+def test_in_a_space_of_drops_it_ends_where_evolution_ends_for_a_part_of_the_evaluations(seed: int) -> None:
+    space = planted_space(8, ("drop",), ("attention", "mlp"))
+    problem = planted_problem(space, (Budget("params", "params", int(0.7 * space.dearest.params)),), seed=seed, documents=(700,) * 60)
+    function = growing(space, seed)
+    found = []
+    for searcher in (Guided(problem, random.Random(seed), rounds=8, **SMALL), Evolve(problem, random.Random(seed), generations=30)):
+        history = follow(searcher, measure_with(function, space))
+        found.append((function(searcher.incumbent), sum(len(ask.profiles) for ask, _ in history)))
+    assert found[0][0] <= found[1][0] + 1e-9
+    assert found[0][1] < found[1][1] / 3

@@ -1,0 +1,81 @@
+"""Screening: random moves around a profile, most of which are only looked at by a model of the search's own trials.
+
+Where slopes and probes find nothing more, what is left are moves that gain by working together. A surrogate with pairs of sites
+(`surrogate`) is fitted on every trial of the search so far; hundreds of mutants are predicted, and the few that may be best are handed on,
+some of them for their mean and some for their doubt. Works in any space; in a space of drops it is all the search there is behind the
+descent. Measures nothing. Called by `guided`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from math import log
+
+from evopress.api import Ask, Genotype, Problem, Trial
+from evopress.search.ledger import Ledger
+from evopress.search.moves import mutate, switch_count
+from evopress.search.surrogate import Surrogate
+
+VIRTUAL = 256
+"""Mutants that are predicted for one choice."""
+MOVES = 3
+"""Moves of a mutant, at most."""
+NEWEST = 400
+"""Trials the surrogate learns from; its cost grows with their cube."""
+NEAR = (0.3, 4.0)
+"""Trials count whose fitness is within these multiples of the incumbent's: others tell of another landscape."""
+DOUBTS = (0.0, 0.5, 1.0, 2.0)
+"""Standard deviations by which the chosen ones may be better than predicted, in turns."""
+
+
+class Screening:
+    """Remembers every trial, and proposes. Drops cost by factors, not by sums, so positive values are learnt as logarithms."""
+
+    def __init__(self, problem: Problem, ledger: Ledger, rng: random.Random) -> None:
+        self._problem, self._ledger, self._rng = problem, ledger, rng
+        self._surrogate = Surrogate(ledger, problem.errors)
+        self._seen: list[tuple[Genotype, Genotype, float, int, str]] = []
+        self._refused: set[Genotype] = set()
+
+    def see(self, ask: Ask, trials: Sequence[Trial]) -> None:
+        """Remember what was answered."""
+        for trial in trials:
+            genotype = self._problem.space.genotype(trial.profile)
+            self._seen.append((self._ledger.key(genotype), genotype, trial.fitness, ask.slice.tokens, ask.slice.digest))
+
+    def refuse(self, genotypes: Sequence[Genotype]) -> None:
+        """These lost against the incumbent and are not proposed again while it stands."""
+        self._refused.update(map(self._ledger.key, genotypes))
+
+    def accept(self) -> None:
+        """There is another incumbent: everybody may try again."""
+        self._refused.clear()
+
+    def candidates(self, best: Genotype, count: int) -> list[Genotype]:
+        """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up."""
+        present = self._ledger.key(best)
+        drawn: dict[Genotype, Genotype] = {}
+        for _ in range(VIRTUAL):
+            mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
+            key = self._ledger.key(mutant)
+            if key != present and key not in self._refused:
+                drawn.setdefault(key, mutant)
+        mutants = list(drawn.values())
+        if not mutants:
+            return []
+        self._fit(present)
+        means, spreads = self._surrogate.predict(mutants)
+        chosen: list[int] = []
+        for turn in range(min(count, len(mutants))):
+            hopes = means - DOUBTS[turn % len(DOUBTS)] * spreads
+            chosen.append(next(int(at) for at in hopes.argsort(kind="stable") if int(at) not in chosen))
+        return [mutants[at] for at in sorted(chosen, key=lambda at: float(means[at]))]
+
+    def _fit(self, present: Genotype) -> None:
+        level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
+        near = [row for row in self._seen if level <= 0 or NEAR[0] * level <= row[2] <= NEAR[1] * level][-NEWEST:]
+        if len({row[0] for row in near}) < 2:
+            return
+        values = [log(row[2]) if level > 0 else row[2] for row in near]
+        self._surrogate.fit([row[1] for row in near], values, [row[3] for row in near], [row[4] for row in near])

@@ -1,0 +1,123 @@
+"""How fast a search measures its candidates, against a bare forward pass of the same tokens in the same run.
+
+Candidates are drawn as a search draws them: a profile and neighbours of it. Nothing is stored. The floor is the time that the
+multiplications of one bare pass would take at the speed of a bare matrix product. Called by `evopress search bench`.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evopress.api import Budget, Problem, Profile, Slice, Space
+from evopress.fitness.head import batches
+from evopress.latency.bench import measure_floor
+from evopress.latency.clock import Timing, ratio, time_once
+from evopress.search.baselines import uniform_genotype
+from evopress.search.ledger import Ledger
+from evopress.search.moves import mutate, switch_count
+from evopress.workbench import Workbench
+
+MATMULS = ("mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product", "convolution")
+"""Operators that multiply matrices, as their names appear in a profile."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """bare: seconds of one forward pass with logits over the tokens of all candidates. engine: seconds to measure the candidates.
+
+    ratio: bare over engine, round by round: 1 where measuring is as fast as a bare pass. tokens: of all candidates together. reused: share
+    of the blocks that were not run, because the hidden states before the first change were known. matmul: share of the engine's time
+    inside matrix products. floor_seconds: of the bare pass at the speed of a bare product. peak_bytes: most memory the process ever held.
+    """
+
+    candidates: int
+    tokens: int
+    bare: Timing
+    engine: Timing
+    ratio: Timing
+    reused: float
+    matmul: float
+    floor_seconds: float
+    peak_bytes: int
+
+
+def neighbours(space: Space, budgets: Sequence[Budget], count: int, rng: random.Random) -> list[Profile]:
+    """The uniform profile and mutants of it, all different."""
+    ledger = Ledger(space, budgets)
+    start = uniform_genotype(Problem(space, tuple(budgets), "", ()), ledger)
+    found = {ledger.key(start): start}
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        mutant = mutate(ledger, start, rng, switch_count(rng, 3))
+        found.setdefault(ledger.key(mutant), mutant)
+    return [space.profile(genotype) for genotype in found.values()]
+
+
+def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: int) -> Throughput:
+    """Time both in turns. Builds what is missing of the bank first; raises UsageError where the search set has fewer tokens."""
+    bench.complete_bank()
+    fitness, slice_ = bench.plan.study.fitness, bench.texts.first("search", tokens)
+    profiles = bench.in_order(neighbours(bench.plan.space, bench.plan.budgets, candidates, random.Random(bench.plan.study.seed)))
+    bench.fitness(fitness, "search")
+
+    def engine() -> None:
+        bench.prefixes.forget()
+        for profile in profiles:
+            bench.take(profile, slice_, fitness, "search")
+
+    def bare() -> None:
+        for _ in profiles:
+            _forward(bench, slice_)
+
+    engine()  # warm: variants are decoded, the dense model's answers are known
+    run, reused = bench.prefixes.blocks_run, bench.prefixes.blocks_reused
+    share = _matmul_share(engine)
+    run, reused = bench.prefixes.blocks_run - run, bench.prefixes.blocks_reused - reused
+    bare_seconds, engine_seconds = [], []
+    for _ in range(rounds):
+        bare_seconds.append(time_once(bare, bench.clock))
+        engine_seconds.append(time_once(engine, bench.clock))
+    bare_timing, engine_timing = Timing.of(bare_seconds), Timing.of(engine_seconds)
+    total = len(profiles) * slice_.tokens
+    flops = 2 * (bench.plan.sitemap.total_params) * total
+    speed = measure_floor([bench.dtype], clock=bench.clock).flops_per_second
+    return Throughput(
+        len(profiles),
+        total,
+        bare_timing,
+        engine_timing,
+        ratio(bare_timing, engine_timing),
+        reused / max(run + reused, 1),
+        share,
+        flops / max(speed.values()),
+        peak_bytes(),
+    )
+
+
+def peak_bytes() -> int:
+    """Most resident memory this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _forward(bench: Workbench, slice_: Slice) -> None:
+    documents = bench.documents(slice_, "search")
+    with torch.no_grad():
+        for members in batches(documents):
+            bench.model(input_ids=torch.stack([documents[i][1] for i in members]), use_cache=False)
+
+
+def _matmul_share(work: Any) -> float:
+    """Share of the time of `work` spent inside matrix products, by the profiler's own-time of operators."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        work()
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    inside = sum(time for key, time in times.items() if any(name in key for name in MATMULS))
+    return float(inside) / max(float(sum(times.values())), 1e-9)
