@@ -30,7 +30,12 @@ class Known:
         self._kept: dict[Knowledge, tuple[Any, ...]] = {}
 
     def __call__(self, need: Knowledge) -> tuple[Any, ...]:
-        """One entry a site position, as `Problem` says. Raises KeyError for slopes, which are no fact of a site but of a profile."""
+        """One entry a site position, as `Problem` says; no memory, which is no fact of a site.
+
+        Raises KeyError for slopes, which are facts of a profile.
+        """
+        if need == "memory":
+            return ()
         if need not in self._kept:
             self._kept[need] = layer_errors(self.bench) if need == "errors" else self._shaped(need)
         return self._kept[need]

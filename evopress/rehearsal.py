@@ -17,7 +17,7 @@ from evopress.texts import Texts
 
 Tell = Callable[[Knowledge], tuple[Any, ...]]
 """What is known of the sites, by the name of the field of the problem that it fills; called for nothing that nobody needs."""
-KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities")
+KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities", "memory")
 """Fields of the problem that a searcher may need; slopes it asks for as it goes."""
 
 
@@ -81,6 +81,8 @@ def guesses(plan: Plan) -> Tell:
                 return tuple(tuple(float(level != DENSE) for level in levels) for levels in space.levels)
             case "spectra":
                 return tuple((1.0,) * min(site.shape) for site in space.sites)
+            case "memory":
+                return ()
             case "similarities":
                 return tuple(1.0 if is_linear else 0.5 for is_linear in linear)
             case _:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import (
     Ask,
     Genotype,
+    Knowledge,
     NotFound,
     Profile,
+    Remembered,
     Trial,
     UsageError,
 )
@@ -25,6 +27,7 @@ from evopress.found import Best, Row, Run
 from evopress.gate import check_dense, dense_profile
 from evopress.hooks.registry import Registry
 from evopress.knowledge import Known
+from evopress.memory import remember
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
 from evopress.recording import recorded
@@ -93,11 +96,17 @@ class _Execution:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
         self.known = Known(bench)
+        self.memory: tuple[Remembered, ...] = ()
         self.remarks: dict[str, str] = {}
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
         self.bench.complete_bank()
+        if not self.study.fresh:
+            created = self.bench.store.find_study(self.study.name).created
+            self.memory = remember(self.bench, self.bench.store, created)
+            if self.memory:
+                self.bench.listen(Progress("plan", f"starts from what {len(self.memory)} backward passes of earlier searches told"))
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
         check_dense(self.bench, simple["uniform"])
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
@@ -125,6 +134,9 @@ class _Execution:
         best = Best(cls.name, outcome.best, self.bench)
         return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), remarks=dict(self.remarks))
 
+    def _tell(self, need: Knowledge) -> tuple[Any, ...]:
+        return self.memory if need == "memory" else self.known(need)
+
     def _drive(
         self,
         name: str,
@@ -135,7 +147,7 @@ class _Execution:
         rival: bool = False,
     ) -> Outcome:
         """Drive a searcher; every question and its trials become steps of the study's trajectory."""
-        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self.known, starts)
+        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self._tell, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
         track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else name
         ordinal = 0

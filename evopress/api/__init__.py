@@ -25,6 +25,7 @@ from evopress.api.plugins import (
     Knowledge,
     Method,
     Problem,
+    Remembered,
     Searcher,
     Steps,
 )
@@ -37,7 +38,7 @@ from evopress.api.variant import Statistics, Variant
 __all__ = [
     "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "OUTLIER", "SLOPE_FORWARDS", "ZERO",
     "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Knowledge", "Level",
-    "Method", "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Searcher", "Site", "SiteKind",
-    "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
+    "Method", "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Remembered", "Searcher",
+    "Site", "SiteKind", "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
     "check_feasible", "dense_cost", "order_levels", "parse_method", "uniform_cost", "unknown", "weighted_mean",
 ]  # fmt: skip

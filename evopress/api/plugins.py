@@ -15,7 +15,7 @@ from evopress.api.cost import Cost
 from evopress.api.level import Level
 from evopress.api.profile import Profile
 from evopress.api.site import Site, SiteKind
-from evopress.api.space import Space
+from evopress.api.space import Genotype, Space
 from evopress.api.trial import Slice, Trial
 from evopress.api.variant import Statistics, Variant
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Need = Literal["second_moment"]
-Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities"]
+Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities", "memory"]
 OUTLIER = 5.0
 """A score this many times the mean of its site is an outlier (OWL, 2310.05175, uses 5 and 7)."""
 
@@ -115,6 +115,10 @@ class Differentiable(ABC):
         """As `score`; also adds the gradient of the position-weighted mean to `.grad` of every parameter that requires one."""
 
 
+Remembered = tuple[Genotype, tuple[float, ...]]
+"""A genotype and the slopes that were measured at it."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a searcher is given.
@@ -126,6 +130,7 @@ class Problem:
     energies: tr(WHWᵀ) of a linear site, the output's mean square times its rows; 0 for other sites.
     outliers: share of a linear site's scores |W|·‖x‖ above OUTLIER times their mean, in [0, 1]; 0 for other sites.
     spectra: singular values of a linear site's weight, largest first, divided by the largest; () for other sites.
+    memory: what earlier searches of these sites learnt, newest first: genotypes, within the budgets or not, each with its `Trial.slopes`.
     similarities: cosine between the hidden states before and after a sublayer or block, mean over tokens; 1 for linear sites.
     """
 
@@ -139,6 +144,7 @@ class Problem:
     outliers: tuple[float, ...] = ()
     spectra: tuple[tuple[float, ...], ...] = ()
     similarities: tuple[float, ...] = ()
+    memory: tuple[Remembered, ...] = ()
 
 
 @dataclass(frozen=True)

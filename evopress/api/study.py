@@ -54,6 +54,7 @@ class Study(BaseModel):
     calibration_tokens: Annotated[Tokens, Field(description="tokens that methods calibrate on")] = 32_768
     search_tokens: Annotated[Tokens, Field(description="tokens that searchers draw from")] = 32_768
     heldout_tokens: Annotated[Tokens, Field(description="tokens that judge the result")] = 24_576
+    fresh: Annotated[bool, Field(description="start from nothing, whatever earlier searches in the store learnt")] = False
     least_coverage: Annotated[
         float, Field(ge=0, le=1, description="share of the parameters outside embeddings and head that the methods must reach")
     ] = 0.5
@@ -64,7 +65,9 @@ class Study(BaseModel):
     @property
     def identity(self) -> dict[str, Any]:
         """The part that defines the study: everything but its name, stops and checks, as JSON values."""
-        return self.model_dump(mode="json", exclude={"name", *_STOPS, *_CHECKS})
+        about = self.model_dump(mode="json", exclude={"name", *_STOPS, *_CHECKS})
+        # At its default the key is left out, so that studies from before there was one keep their identity.
+        return about if self.fresh else {key: value for key, value in about.items() if key != "fresh"}
 
     @property
     def stops(self) -> dict[str, float]:
@@ -153,6 +156,8 @@ def _allowed(key: str) -> str:
     }
     low = f"of at least {limits['ge']}" if "ge" in limits else f"above {limits['gt']}"
     high = f"at most {limits['le']}" if "le" in limits else f"below {limits['lt']}" if "lt" in limits else ""
+    if field.annotation is bool:
+        return "true or false"
     kind = "a number" if field.annotation in (float, float | None) else "a whole number"
     return f"{kind} {low}" + (f" and {high}" if high else "")
 

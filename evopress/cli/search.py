@@ -62,6 +62,7 @@ def start(
     generations: Generations = None,
     max_tokens: MaxTokens = None,
     max_seconds: MaxSeconds = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start from nothing, whatever earlier searches in the store learnt.")] = False,
     device: Device = None,
     dtype: Dtype = None,
     bank_quota: Quota = None,
@@ -80,7 +81,7 @@ def start(
         "name": study, "model": model, "budgets": budget, "methods": method, "searcher": searcher, "baselines": baseline, "links": link,
         "text": text, "fitness": fitness, "seed": seed, "window": window, "calibration_tokens": calibration_tokens,
         "search_tokens": search_tokens, "heldout_tokens": heldout_tokens, "stop_generations": generations, "stop_tokens": max_tokens,
-        "stop_seconds": max_seconds,
+        "stop_seconds": max_seconds, "fresh": fresh or None,
     }  # fmt: skip
     if generations or max_tokens or max_seconds:  # stops on the command line replace those of the file
         values = {key: value for key, value in values.items() if not key.startswith("stop_")}

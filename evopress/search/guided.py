@@ -38,15 +38,15 @@ class Guided(Searcher):
 
     rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new
     ones come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what
-    is no better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe. probes: droppable genes probed
-    a round. descent_tokens: tokens of the descent's slice. patience: rounds in a row without a winner at the shortest distance before
+    is no better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, and of
+    the descent's. probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before
     screened moves begin; local_looks: looks of their races; local_patience: rounds of them without a winner before the search ends. Raises
     UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
     strays: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "slopes"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "slopes", "memory"})
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class Guided(Searcher):
         start_tokens: int = 2048,
         probe_tokens: int = 512,
         probes: int = 8,
-        descent_tokens: int = 512,
         patience: int = 3,
         local_looks: Sequence[Sequence[int]] = ((8, 512), (2, 1536), (1, 5632)),
         local_patience: int = 20,
@@ -74,7 +73,6 @@ class Guided(Searcher):
         self.start_tokens = check_count("start_tokens", start_tokens, 2)
         self.probe_tokens = check_count("probe_tokens", probe_tokens, 2)
         self.probes = check_count("probes", probes, 0)
-        self.descent_tokens = check_count("descent_tokens", descent_tokens, 2)
         self.patience = check_count("patience", patience)
         self.local_patience = check_count("local_patience", local_patience)
         self.looks = check_looks(looks)
@@ -94,13 +92,12 @@ class Guided(Searcher):
     def _check_text(self) -> None:
         lengths = self.problem.document_tokens
         available = sum(lengths)
-        wanted = max(
-            self.slope_tokens, self.start_tokens, self.probe_tokens, self.descent_tokens, self.looks[-1][1], self.local_looks[-1][1]
-        )
+        asked = [self.slope_tokens, self.start_tokens, self.looks[-1][1], self.local_looks[-1][1]]
+        wanted = max([*asked, self.probe_tokens] if self.ledger.containers else asked)
         if wanted > available:
             raise UsageError(
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
-                f"Lower slope_tokens, start_tokens, looks and local_looks to at most {available:,}, or give more text.",
+                f"Lower slope_tokens, start_tokens, probe_tokens, looks and local_looks to at most {available:,}, or give more text.",
             )
         documents = sum(length > 1 for length in lengths)
         for looks in (self.looks, self.local_looks):
@@ -130,9 +127,9 @@ class Guided(Searcher):
 
     def _search(self) -> Steps:
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""
-        starts = list(self._starts)
+        starts = [*self._starts, *self._continued()]
         if self.ledger.containers and not self.ledger.plain:
-            reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.descent_tokens, longest=PROBE_WINDOW))
+            reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.probe_tokens, longest=PROBE_WINDOW))
             starts = distinct(self.ledger, [*starts, reached])
         if len(starts) > 1:
             profiles = tuple(map(self.problem.space.profile, starts))
@@ -142,6 +139,15 @@ class Guided(Searcher):
             return
         number = (yield from self._model_rounds()) if self.ledger.plain else 0
         yield from self._screened_rounds(number)
+
+    def _continued(self) -> list[Genotype]:
+        """The exact answer to this budget by what earlier searches learnt, from where the last one ended; none where nothing is known."""
+        if not self.problem.memory or not self.ledger.plain:
+            return []
+        for genotype, slopes in reversed(self.problem.memory):
+            self._parabolas.learn(Draft(self.ledger, genotype), slopes)
+        last = self.problem.memory[0][0]
+        return [propose(self.ledger, last, self._parabolas.changes(Draft(self.ledger, last)), 1.0)]
 
     def _model_rounds(self) -> Generator[Ask, Sequence[Trial], int]:
         """Rounds of exact proposals, until nothing wins at the shortest distance either; the number of the last round."""

@@ -73,8 +73,8 @@ def drive(
 ) -> Outcome:
     """Run a searcher to its end or to the first stop.
 
-    clock: seconds, which steer nothing. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError when a
-    value is NaN or infinite.
+    clock: seconds, which steer nothing. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError
+    when a value is NaN or infinite.
     """
     began = clock()
     ask = searcher.ask()

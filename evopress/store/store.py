@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, delete, select
 
 from evopress.api import Cost, Profile, Site, Slice, StorageError, Trial
-from evopress.store import board, catalog, claims, history, measurements
+from evopress.store import board, catalog, claims, history, measurements, remembered
 from evopress.store.claims import LEASE_SECONDS, ClaimResult, Owner
 from evopress.store.database import Database, insert
 from evopress.store.migrate import ensure_current
+from evopress.store.remembered import RememberedSlopes
 from evopress.store.rows import (
     BankEntry,
     BoardRow,
@@ -179,6 +180,10 @@ class Store:
         """
         measurements.check(key, trial)
         return self._with_ids(lambda conn, ids: measurements.put(conn, ids, key, trial, bits, run_id, self._clock()))
+
+    def slopes_before(self, sites: Sequence[str], fitness: str, before: float) -> list[RememberedSlopes]:
+        """The newest slopes of profiles over exactly these sites that are older than a time, newest first."""
+        return self.database.read(lambda conn: remembered.slopes_before(conn, sites, fitness, before))
 
     def document_values(self, trial_ids: Iterable[int]) -> dict[int, tuple[tuple[float, ...], tuple[int, ...]]]:
         """Trial id -> (values, weights) per document, in the order of the slice: what paired tests need."""
