@@ -49,6 +49,8 @@ PARTS: Mapping[str, frozenset[str]] = {
     "rehearsal": frozenset({"api", "data", "hooks", "plan", "texts"}),
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),
     "knowledge": frozenset({"api", "bank", "data", "events", "models", "workbench"}),
+    "memory": frozenset({"api", "store", "workbench"}),
+    "throughput": frozenset({"api", "fitness", "latency", "search", "workbench"}),
     "recording": frozenset({"api", "latency", "provenance", "workbench"}),
     "gate": frozenset({"api", "workbench"}),
     "speed": frozenset({"api", "events", "latency", "store", "workbench"}),
@@ -56,12 +58,12 @@ PARTS: Mapping[str, frozenset[str]] = {
     "found": frozenset({"api", "models", "plan", "report", "search", "store", "workbench"}),
     "report": frozenset({"api", "latency", "plan", "store"}),
     "run": frozenset({"api", "data", "bank", "events", "executors", "export", "fitness", "found", "gate", "hooks", "knowledge", "latency",
-                      "models", "plan", "precision", "provenance", "recording", "rehearsal", "report", "search", "speed", "store",
+                      "memory", "models", "plan", "precision", "provenance", "recording", "rehearsal", "report", "search", "speed", "store",
                       "texts", "workbench"}),
     "contest": frozenset({"api", "bank", "data", "events", "gate", "hooks", "knowledge", "latency", "plan", "precision", "provenance",
                           "recording", "rehearsal", "report", "search", "store", "texts", "workbench"}),
     "cli": frozenset({"api", "contest", "data", "events", "export", "fitness", "home", "hooks", "latency", "models", "plan",
-                      "precision", "rehearsal", "report", "run", "store", "testing", "texts"}),
+                      "precision", "rehearsal", "report", "run", "store", "testing", "texts", "throughput", "workbench"}),
     "evopress": frozenset({"api", "events", "found", "home", "run"}),
 }  # fmt: skip
 """Part of the package -> the parts it may import when loaded or called. `evopress` is the package's own `__init__`."""

@@ -1,0 +1,76 @@
+"""Screening: what it proposes from the trials it saw, in spaces where nothing adds up."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from evopress.api import DROP, Ask, Problem, Profile, Slice
+from evopress.search.baselines import uniform_genotype
+from evopress.search.ledger import Ledger, ledger_of
+from evopress.search.moves import mutate
+from evopress.search.screening import Screening
+from evopress.testing.searchers import Planted, budget_between, measure_with, planted_problem, planted_space
+
+
+def drops(seed: int) -> tuple[Problem, Ledger, Planted]:
+    """Twelve blocks of which some sublayers must go; what a drop costs is multiplied by every other drop of the same block."""
+    space = planted_space(12, ("drop",), ("attention", "mlp"))
+    problem = planted_problem(space, (budget_between(space, "params", 0.7),), seed=seed)
+    rng = random.Random(seed)
+    factors = {site.name: rng.uniform(1.05, 1.6) for site in space.sites}
+
+    def function(profile: Profile) -> float:
+        value = 0.05
+        gone = [name for name, level in profile if level == DROP]
+        for name in gone:
+            value *= factors[name]
+        return value * 1.5 ** sum(a < b and a.split(".")[1] == b.split(".")[1] for a in gone for b in gone)
+
+    return problem, ledger_of(problem), function
+
+
+def shown(seed: int, trials: int) -> tuple[Screening, Problem, Ledger, Planted, tuple[int, ...]]:
+    """A screening that saw random profiles on slices of different difficulty, and the last incumbent among them."""
+    problem, ledger, function = drops(seed)
+    rng = random.Random(seed)
+    screening = Screening(problem, ledger, random.Random(seed))
+    best = uniform_genotype(problem, ledger)
+    for number in range(trials // 8):
+        mutants = {problem.space.profile(mutate(ledger, best, rng, 3)): None for _ in range(7)}
+        profiles = tuple(dict.fromkeys((problem.space.profile(best), *mutants)))
+        ask = Ask(profiles, Slice("planted", ((number, 700),)))
+        hard = rng.uniform(0.5, 2)
+        screening.see(ask, measure_with(lambda profile, hard=hard: hard * function(profile), problem.space)(ask))
+    return screening, problem, ledger, function, best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_it_proposes_is_far_better_than_what_it_was_drawn_from(seed: int) -> None:
+    screening, problem, ledger, function, best = shown(seed, 160)
+    chosen = [function(problem.space.profile(genotype)) for genotype in screening.candidates(best, 4)]
+    rng = random.Random(99)
+    blind = sorted(function(problem.space.profile(mutate(ledger, best, rng, 2))) for _ in range(200))
+    assert sum(chosen) / len(chosen) < blind[len(blind) // 5], "worse than the best fifth of what was drawn"
+
+
+def test_candidates_fit_are_distinct_and_leave_out_what_was_refused() -> None:
+    screening, problem, ledger, _, best = shown(0, 80)
+    first = screening.candidates(best, 8)
+    keys = {ledger.key(genotype) for genotype in first}
+    assert len(keys) == 8
+    assert ledger.key(best) not in keys
+    assert all(ledger.fits(genotype) for genotype in first)
+    screening.refuse(first)
+    assert not keys & {ledger.key(genotype) for genotype in screening.candidates(best, 8)}
+    screening.accept()
+    every = {ledger.key(genotype) for _ in range(20) for genotype in screening.candidates(best, 8)}
+    assert keys & every, "behind a new incumbent they may come again"
+    assert problem.budgets[0].allows(problem.space.cost(problem.space.profile(first[0])))
+
+
+def test_before_it_saw_anything_it_proposes_what_it_drew() -> None:
+    problem, ledger, _ = drops(1)
+    screening = Screening(problem, ledger, random.Random(0))
+    assert len(screening.candidates(uniform_genotype(problem, ledger), 3)) == 3
