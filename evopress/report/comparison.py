@@ -89,7 +89,7 @@ def footnotes(document: Document) -> list[str]:
         notes.append(f"note: {winner} ended at the profile of {' and '.join(same)}; search longer to go beyond it")
     if search["evaluations"] and not search["generations"]:
         notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; raise --max-tokens")
-    if not search["evaluations"]:
+    if not search["evaluations"] and search["reason"] != "finished":  # a searcher that measures nothing is finished at once
         notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; raise --max-tokens")
     return notes
 

@@ -108,3 +108,5 @@ def test_a_run_tells_every_allocator_what_it_needs_and_judges_it(tiny: Tiny, hom
     assert "no level has a rank" in run.remarks["welore"]
     assert "without a drop" in run.remarks["similarity"]
     assert not [event for event in told if "reading energies" in event.text or "reading spectra" in event.text]
+    assert "ended by: finished" in str(run)
+    assert "smaller than its first question" not in str(run)
