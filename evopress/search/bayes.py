@@ -5,7 +5,7 @@ through the same seeded sampler, so nothing of it is stored. Gaussian processes:
 al., 2011): `TPESampler`; or any other sampler by its class name.
 
 family=curve: a point holds, per role, the values of a curve over depth at a few knots, each in [-1, 1], linear in between. The layer errors
-of a site are multiplied by exp(spread · curve) and the exact knapsack finds the profile of least sum within the budgets (`decoded`). So
+of a site are multiplied by exp(spread · curve) and the exact knapsack finds the profile of least sum within the budgets (`curves`). So
 every point is feasible, the origin is the knapsack's own answer, and what is learnt is which roles and depths deserve better than their
 errors say: a handful of numbers, which Gaussian processes can manage. family=full: one categorical a gene; the start is the simple answers
 and mutants of the best, and a suggestion is brought within the budgets and told as what it became.
@@ -18,16 +18,14 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from evopress.api import Genotype, Knowledge, MissingDependency, Problem, Profile, Searcher, Site, Space, Steps, UsageError, unknown
+from evopress.api import Genotype, Knowledge, MissingDependency, Problem, Profile, Searcher, Steps, UsageError, unknown
 from evopress.search.champion import LOOKS, Champion, check_positive
-from evopress.search.knapsack import solve
-from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.curves import curve_names, decoded, drawn_curves
+from evopress.search.ledger import Draft, ledger_of
 from evopress.search.moves import fill_at_random, mutate, repair, switch_count
 from evopress.search.selection import check_count
 
@@ -146,11 +144,8 @@ class Bayes(Searcher):
             best = self._champion.best
             moves = [switch_count(self.rng, self.max_mutations) for _ in range(self.startup)]
             return [self._point(mutate(self.ledger, best, self.rng, count, True)) for count in moves]
-        names = curve_names(self.ledger, self.knots)
-        drawn: list[Point] = [dict.fromkeys(names, 0.0)]
-        for _ in range(self.startup):
-            drawn.append({name: max(-1.0, min(1.0, self.rng.gauss(0, NEAR))) for name in names})
-        return drawn
+        origin: Point = dict.fromkeys(curve_names(self.ledger, self.knots), 0.0)
+        return [origin, *(drawn_curves(self.ledger, self.knots, NEAR, self.rng) for _ in range(self.startup))]
 
     def _point(self, genotype: Genotype) -> Point:
         return {f"g{gene}": genotype[gene] for gene in self.ledger.movable}
@@ -167,37 +162,6 @@ class Bayes(Searcher):
             draft = Draft(self.ledger, self.ledger.floor)
         fill_at_random(draft, self.rng, guided=self.ledger.has_errors)
         return draft.genotype
-
-
-def curve_role(site: Site) -> str:
-    """The curve a site belongs to: its role, or the kind of a container (a block's own role is a number)."""
-    return site.role if site.kind == "linear" else site.kind
-
-
-def curve_names(ledger: Ledger, knots: int) -> list[str]:
-    """Parameters of all curves: `role@knot`, for roles with something to choose. One knot where all sites stand at one depth."""
-    space = ledger.space
-    sites = [space.sites[site] for gene in ledger.movable for site in space.genes[gene]]
-    count = knots if len({site.depth for site in space.sites}) > 1 else 1
-    return [f"{role}@{knot}" for role in dict.fromkeys(map(curve_role, sites)) for knot in range(count)]
-
-
-def curve_values(space: Space, point: Mapping[str, float], knots: int) -> list[float]:
-    """The value of its curve per site, in [-1, 1]; 0 for a role without one."""
-    deepest = max((site.depth for site in space.sites), default=0)
-    found = []
-    for site in space.sites:
-        heights = [point[name] for name in (f"{curve_role(site)}@{knot}" for knot in range(knots)) if name in point]
-        places = np.linspace(0.0, 1.0, len(heights)) if len(heights) > 1 else [0.0]
-        found.append(float(np.interp(site.depth / max(deepest, 1), places, heights)) if heights else 0.0)
-    return found
-
-
-def decoded(ledger: Ledger, errors: Sequence[Sequence[float]], point: Mapping[str, float], knots: int, spread: float) -> Genotype:
-    """The knapsack's answer with every site's layer errors times exp(spread · curve); at the origin, the knapsack's own."""
-    factors = [float(np.exp(spread * value)) for value in curve_values(ledger.space, point, knots)]
-    table = [tuple(factor * error for error in row) for factor, row in zip(factors, errors, strict=True)]
-    return solve(Ledger(ledger.space, ledger.budgets, table)).genotype
 
 
 @contextmanager

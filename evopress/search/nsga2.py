@@ -51,7 +51,7 @@ class Nsga2(Searcher):
         crossover: float = 0.5,
         max_mutations: int = 3,
         below: float = 0.5,
-        tokens: int = 2048,
+        tokens: int = 1024,
         looks: Sequence[Sequence[int]] = LOOKS,
         alpha: float = 0.2,
     ) -> None:
@@ -89,8 +89,7 @@ class Nsga2(Searcher):
         yield from self._measured(people, 0)
         self._people = people
         for number in range(1, self.generations + 1):
-            best = min(self._people, key=lambda genotype: self._objectives(genotype)[0])
-            yield from self._champion.challenge([best], number)
+            yield from self._champion.challenge(self._fittest(), number)
             children = self._breed(self.population, number)
             if not children:
                 return
@@ -99,11 +98,16 @@ class Nsga2(Searcher):
             standing = standings([self._objectives(genotype) for genotype in crowd])
             order = sorted(range(len(crowd)), key=lambda at: standing[at])
             self._people = [crowd[at] for at in order[: self.population]]
-        best = min(self._people, key=lambda genotype: self._objectives(genotype)[0])
-        yield from self._champion.challenge([best], self.generations + 1)
+        yield from self._champion.challenge(self._fittest(), self.generations + 1)
 
     def _objectives(self, genotype: Genotype) -> Objectives:
         return self._known[self.ledger.key(genotype)]
+
+    def _fittest(self) -> list[Genotype]:
+        """Who scores below the incumbent on the slice of the run, best first."""
+        limit = self._objectives(self._champion.best)[0]
+        better = [genotype for genotype in self._people if self._objectives(genotype)[0] < limit]
+        return sorted(better, key=lambda genotype: self._objectives(genotype)[0])
 
     def _measured(self, genotypes: Sequence[Genotype], generation: int) -> Generator[Ask, Sequence[Trial], None]:
         """Measure genotypes, distinct and new, on the slice of the run."""

@@ -3,7 +3,10 @@
 EQ-Net: Towards Unified Deep Quantization (2023), arXiv 2308.03213: a predictor from quantisation codes to accuracy is learnt from stored
 rows, and a genetic algorithm asks it instead of the network. Departures: there is no supernet to be trained first, so the predictor learns
 from the search's own trials and is refitted after every batch; it is a Gaussian process with interactions (`surrogate`) instead of an MLP;
-an exploration share of every batch goes unscreened, because a predictor believes most in what it knows least.
+an exploration share of every batch goes unscreened, because a predictor believes most in what it knows least; what is measured before the
+first fit are random curves over roles and depths (`curves`) instead of random codes, because what one matrix does drowns in the noise of a
+trial and what all of a role do does not; and the evolution also starts from the exact best profiles by the surrogate's own effects of
+single levels (`proposals`).
 
 Every batch has documents of its own and the incumbent with it; the surrogate gives every slice an offset, so all trials, those of races
 too, serve to learn. The incumbent changes by races.
@@ -17,8 +20,10 @@ from typing import ClassVar
 
 from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
 from evopress.search.champion import LOOKS, Champion, check_share
+from evopress.search.curves import decoded, drawn_curves
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, switch_count
+from evopress.search.proposals import propose
 from evopress.search.selection import check_count
 from evopress.search.surrogate import Surrogate
 
@@ -28,6 +33,10 @@ PARENTS = 4
 """Profiles that each of them breeds from."""
 MOST = 600
 """Trials the surrogate learns from: the newest, which lie around the incumbent. Its cost grows with their cube."""
+KNOTS, DEVIATION, SPREAD = 3, 0.4, 2.0
+"""Of the random curves measured first: knots, standard deviation, and logarithm of the largest factor on a layer error."""
+DISTANCES = (1.0, 0.2, 0.05)
+"""Shares of the weights that the exact proposals may change."""
 ATTEMPTS = 20
 """Mutants drawn per wanted one before a batch goes on with fewer."""
 
@@ -35,7 +44,8 @@ ATTEMPTS = 20
 class Predictor(Searcher):
     """Screened evolution.
 
-    rounds: batches, at most. batch: profiles measured in each. startup: random mutants of the best start measured before the first fit.
+    rounds: batches, at most. batch: profiles measured in each. startup: profiles measured before the first fit, by random curves, or
+    mutants of the best start where there are no layer errors.
     virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. pairs: let it learn
     interactions. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
     for a search set with fewer tokens or documents than these take.
@@ -51,13 +61,13 @@ class Predictor(Searcher):
         rng: random.Random,
         *,
         rounds: int = 1000,
-        batch: int = 8,
+        batch: int = 16,
         startup: int = 16,
         virtual: int = 256,
         explore: float = 0.25,
         pairs: bool = True,
         max_mutations: int = 3,
-        tokens: int = 1024,
+        tokens: int = 512,
         looks: Sequence[Sequence[int]] = LOOKS,
         alpha: float = 0.2,
     ) -> None:
@@ -88,7 +98,7 @@ class Predictor(Searcher):
         if not self.ledger.movable:
             return
         self._seen[self.ledger.key(self._champion.best)] = self._champion.best
-        chosen = self._mutants([self._champion.best], self.startup)
+        chosen = self._first()
         for number in range(1, self.rounds + 1):
             if not chosen:
                 return
@@ -96,6 +106,20 @@ class Predictor(Searcher):
             self._refit()
             yield from self._champion.challenge(self._promising(), number)
             chosen = self._screened()
+
+    def _first(self) -> list[Genotype]:
+        """Distinct profiles by random curves, as far as there are layer errors and curves differ; then mutants."""
+        found: dict[Genotype, Genotype] = {}
+        for _ in range(2 * self.startup if self.problem.errors else 0):
+            if len(found) >= self.startup:
+                break
+            genotype = decoded(self.ledger, self.problem.errors, drawn_curves(self.ledger, KNOTS, DEVIATION, self.rng), KNOTS, SPREAD)
+            key = self.ledger.key(genotype)
+            if key not in self._seen:
+                found.setdefault(key, genotype)
+        for genotype in self._mutants([self._champion.best], self.startup - len(found)):
+            found.setdefault(self.ledger.key(genotype), genotype)
+        return list(found.values())
 
     def _learn(self, ask: Ask, trials: Sequence[Trial]) -> None:
         """Keep the trials of one question as rows of the surrogate."""
@@ -126,9 +150,14 @@ class Predictor(Searcher):
     def _screened(self) -> list[Genotype]:
         """The next batch: the best of an evolution on the surrogate, and an exploration share."""
         blind = min(int(self.explore * self.batch + self.rng.random()), self.batch)
-        parents = [self._champion.best, *self._ranked(list(self._seen.values()))[: PARENTS - 1]]
-        pool: dict[Genotype, Genotype] = {}
+        measured = self._ranked(list(self._seen.values()))[: PARENTS - 1]
+        proposed = {self.ledger.key(genotype): genotype for genotype in self._proposals()}
+        pool = {key: genotype for key, genotype in proposed.items() if key not in self._seen}
         found: list[tuple[float, Genotype]] = []
+        if pool:
+            mean, _ = self.surrogate.predict(list(pool.values()))
+            found = sorted(zip(mean.tolist(), pool.values(), strict=True))
+        parents = [self._champion.best, *measured, *proposed.values()]
         for _ in range(INNER):
             drawn = {self.ledger.key(child): child for child in self._mutants(parents, -(-self.virtual // INNER))}
             fresh = [child for key, child in drawn.items() if pool.setdefault(key, child) is child]
@@ -139,6 +168,16 @@ class Predictor(Searcher):
         taken = set(map(self.ledger.key, chosen))
         others = [genotype for genotype in self._mutants([self._champion.best], 2 * blind) if self.ledger.key(genotype) not in taken]
         return [*chosen, *others[:blind]]
+
+    def _proposals(self) -> list[Genotype]:
+        """The exact best profiles at several distances by what single levels change at the incumbent, as predicted."""
+        best, space = self._champion.best, self.problem.space
+        alone = [(gene, level) for gene in self.ledger.movable for level in range(len(space.choices(gene))) if level != best[gene]]
+        mean, _ = self.surrogate.predict([best, *((*best[:gene], level, *best[gene + 1 :]) for gene, level in alone)])
+        table = [[0.0] * len(levels) for levels in space.levels]
+        for (gene, level), value in zip(alone, mean[1:].tolist(), strict=True):
+            table[space.genes[gene][0]][level] = value - float(mean[0])
+        return [propose(self.ledger, best, table, share) for share in DISTANCES]
 
     def _mutants(self, parents: Sequence[Genotype], wanted: int) -> list[Genotype]:
         """Distinct mutants of random parents, none of them measured before; failed draws raise the number of moves."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from evopress.api import Ask, MissingDependency, Trial, UsageError
-from evopress.search.bayes import Bayes, curve_names, curve_role, curve_values, decoded, make_sampler
+from evopress.search.bayes import Bayes, make_sampler
+from evopress.search.curves import curve_names, curve_role, curve_values, decoded, drawn_curves
 from evopress.search.knapsack import solve
 from evopress.search.ledger import ledger_of
 from evopress.testing.searchers import (
@@ -50,6 +51,17 @@ def test_curves_are_linear_between_knots() -> None:
     assert [found[site.name] for site in space.sites if site.role == "q"] == pytest.approx([-1, -0.5, 0, 0.5, 1])
     assert {found[site.name] for site in space.sites if site.kind == "attention"} == {0.5}
     assert {found[site.name] for site in space.sites if curve_role(site) not in ("q", "attention")} == {0.0}
+
+
+def test_random_curves_stay_within_bounds_and_decode_to_many_profiles() -> None:
+    problem = planted_problem(planted_space(6, ("gptq", "drop")), share=0.3)
+    ledger, rng = ledger_of(problem), random.Random(0)
+    points = [drawn_curves(ledger, 3, 0.8, rng) for _ in range(12)]
+    assert all(-1 <= value <= 1 for point in points for value in point.values())
+    assert 1.0 in {abs(value) for point in points for value in point.values()}
+    found = {decoded(ledger, problem.errors, point, 3, 2.0) for point in points}
+    assert len(found) >= 10
+    assert all(ledger.fits(genotype) for genotype in found)
 
 
 def test_one_depth_has_one_knot() -> None:
