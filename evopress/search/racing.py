@@ -90,8 +90,8 @@ class Deck:
 
 
 def documents_needed(looks: Looks, alpha: float) -> int:
-    """Documents with which a race can accept something in any part of its duel."""
-    return len(looks) - 1 + PARTS * _part_documents(looks, alpha)
+    """Documents with which a race can accept something in any part of its duel, each look before it having as many."""
+    return (len(looks) - 1 + PARTS) * _part_documents(looks, alpha)
 
 
 def _level(looks: Looks, alpha: float) -> float:
@@ -149,7 +149,8 @@ def race(
     longest = max(2, (looks[-1][1] - before) // (PARTS * needed))
     standing, past = list(range(len(candidates))), 0
     for stage, (keep, tokens) in enumerate(looks[:-1], start=1):
-        standing = yield from look(standing[:keep], tokens - past, longest, stage)
+        short = max(2, min(longest, (tokens - past) // needed))
+        standing = yield from look(standing[:keep], tokens - past, short, stage)
         past = tokens
         if not standing:
             return Race(None)

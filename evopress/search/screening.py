@@ -17,14 +17,14 @@ from evopress.search.ledger import Ledger
 from evopress.search.moves import mutate, switch_count
 from evopress.search.surrogate import Surrogate
 
-VIRTUAL = 256
+VIRTUAL = 400
 """Mutants that are predicted for one choice."""
 MOVES = 3
 """Moves of a mutant, at most."""
 NEWEST = 400
 """Trials the surrogate learns from; its cost grows with their cube."""
-NEAR = (0.3, 4.0)
-"""Trials count whose fitness is within these multiples of the incumbent's: others tell of another landscape."""
+LEAST, MOST = 0.3, 4.0
+"""Trials below this multiple of the incumbent's fitness are of another landscape; those above that one are just bad, however bad."""
 DOUBTS = (0.0, 0.5, 1.0, 2.0)
 """Standard deviations by which the chosen ones may be better than predicted, in turns."""
 
@@ -74,8 +74,8 @@ class Screening:
 
     def _fit(self, present: Genotype) -> None:
         level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
-        near = [row for row in self._seen if level <= 0 or NEAR[0] * level <= row[2] <= NEAR[1] * level][-NEWEST:]
+        near = [row for row in self._seen if level <= 0 or row[2] >= LEAST * level][-NEWEST:]
         if len({row[0] for row in near}) < 2:
             return
-        values = [log(row[2]) if level > 0 else row[2] for row in near]
+        values = [log(min(row[2], MOST * level)) if level > 0 else row[2] for row in near]
         self._surrogate.fit([row[1] for row in near], values, [row[3] for row in near], [row[4] for row in near])
