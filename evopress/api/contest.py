@@ -19,8 +19,8 @@ from evopress.api.study import DEFAULT_STOP_TOKENS, Study, read_toml
 
 Metric = Literal["tokens", "seconds", "fitness"]
 Comparator = Literal[">=", ">", "<=", "<"]
-RULED_OUT = ("searcher", "baselines", "stop_generations", "stop_tokens", "stop_seconds")
-"""Keys of a study that a contest has none of: its entrants are the searchers, and `tokens` is the stop."""
+RULED_OUT = ("searcher", "baselines", "fresh", "stop_generations", "stop_tokens", "stop_seconds")
+"""Keys of a study that a contest has none of: its entrants are the searchers, all start afresh, and `tokens` is the stop."""
 QUICK = 8
 """A quick contest has so many times fewer tokens of everything."""
 QUICK_LEAST = {"calibration_tokens": 2048, "search_tokens": 8192, "heldout_tokens": 2048}

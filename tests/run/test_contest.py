@@ -184,12 +184,23 @@ def test_trials_of_a_study_with_the_same_searcher_and_seed_are_found_again(tiny:
     assert evolve["seconds"] == pytest.approx(totals.seconds, abs=1e-3), "seconds of the measurements as first taken"
 
 
+def test_entrants_learn_nothing_from_searches_before_them(tiny: Tiny, tmp_path: Path) -> None:
+    guided = "guided(slope_tokens=64,looks=3x32|1x224,local_looks=4x32|1x224,start_tokens=64,alpha=0.5,rounds=2)"
+    space = {"methods": ("gptq(bits=2..4,group=32)",)}
+    tiny_study.run(tiny, tmp_path / "used", searcher=guided, baselines=("uniform",), budgets=("bits=3.5",), stop_tokens=4000, **space)
+    changed = {"entrants": {"guided": guided}, "seeds": [1], "tokens": 4000, **space}
+    found = [tiny_contest.run(tiny, tmp_path / home, changed)["runs"][0] for home in ("used", "empty")]
+    assert found[0]["tokens"] == found[1]["tokens"] > 0
+    assert found[0]["final"] == found[1]["final"]
+    assert [mark["profile"] for mark in found[0]["marks"]] == [mark["profile"] for mark in found[1]["marks"]]
+
+
 def test_options_that_are_wrong_are_told_before_the_bank_is_built(tiny: Tiny, tmp_path: Path) -> None:
     def run(**changed: Any) -> Document:
         return tiny_contest.run(tiny, tmp_path, changed, listen=lambda event: pytest.fail("too late") if event.phase == "bank" else None)
 
-    for text, message in (("evolve(ofspring=3)", "Unknown option of searcher evolve .ofspring."), ("evolve(rungs=1x9999)", "asks for 9,999 tokens"),
-                          ("gided", "Unknown searcher 'gided'")):  # fmt: skip
+    wrong = {"evolve(ofspring=3)": "Unknown option of searcher evolve 'ofspring'", "evolve(rungs=1x9999)": "asks for 9,999 tokens"}
+    for text, message in {**wrong, "gided": "Unknown searcher 'gided'"}.items():
         with pytest.raises(UsageError, match=message):
             run(entrants={"uniform": "uniform", "last": text})
     with pytest.raises(InfeasibleBudget):
