@@ -41,6 +41,29 @@ def test_without_stops_it_runs_to_the_end_and_tells_every_answer() -> None:
     assert events[-1].incumbent == outcome.best
 
 
+def test_thinking_is_timed_apart_from_measuring() -> None:
+    """A clock that only measuring moves, and one that only the searcher moves."""
+    now = [0.0]
+
+    def measure(ask: Ask) -> Sequence[Trial]:
+        now[0] += 10
+        return MEASURE(ask)
+
+    class Slow(Evolve):
+        def tell(self, trials: Sequence[Trial]) -> None:
+            now[0] += 1
+            super().tell(trials)
+
+    events: list[Event] = []
+    quick = drive(searcher(), measure, Stops(), lambda: now[0], events.append)
+    assert quick.totals.thinking_seconds == 0
+    assert quick.totals.wall_seconds == 10 * len(events)
+    slow = Slow(PROBLEM, random.Random(0), offspring=6, rungs=((2, 100), (1, 400)), generations=5)
+    outcome = drive(slow, measure, Stops(), lambda: now[0])
+    assert outcome.totals.thinking_seconds == len(events)
+    assert outcome.totals.seconds == quick.totals.seconds
+
+
 @pytest.mark.parametrize(
     ("stops", "reason"),
     [
