@@ -37,7 +37,7 @@ SIMPLE = ("uniform", "greedy", "knapsack")
 """The simple answers, which every entrant is given to start from, as in a run."""
 FIRST_MARK = 4096
 """Token-forwards of the first mark; every further one is SPACING times as far."""
-SPACING = 2**0.5
+SPACING = 2
 DIGITS = 7
 """Significant digits of a value in the document."""
 

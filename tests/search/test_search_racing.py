@@ -106,6 +106,7 @@ def test_what_screening_saw_counts_for_nothing_in_the_duel() -> None:
     rng = random.Random(0)
     steps = race(made, rng, Deck(made, rng), [other], incumbent, ((1, 2000), (1, 8000)), 0.2, 1)
     asks: list[Ask] = []
+    found = Race(0)
     try:
         asks.append(next(steps))
         while True:
@@ -116,7 +117,8 @@ def test_what_screening_saw_counts_for_nothing_in_the_duel() -> None:
             pairs = zip(asks[-1].profiles, values, strict=True)
             asks.append(steps.send([Trial(p, asks[-1].slice, v, weights, made.space.cost(p), 0.0) for p, v in pairs]))
     except StopIteration as ended:
-        assert ended.value.winner is None
+        found = ended.value
+    assert found.winner is None
     assert len(asks) > 1, "it was screened, and then duelled"
 
 
