@@ -36,12 +36,12 @@ PROBE_WINDOW = 128
 class Guided(Searcher):
     """Slopes, exact proposals, races.
 
-    rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new
-    ones come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what
-    is no better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, and of
-    the descent's. probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before
-    screened moves begin; local_looks: looks of their races; local_patience: rounds of them without a winner before the search ends. Raises
-    UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
+    rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new ones
+    come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no
+    better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe; the descent's take twice as many.
+    probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before screened moves
+    begin; local_looks: looks of their races; local_patience: rounds of them without a winner before the search ends. Raises UsageError
+    for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
@@ -58,7 +58,7 @@ class Guided(Searcher):
         memory: float = 0.8,
         proposals: int = 4,
         looks: Sequence[Sequence[int]] = ((4, 1024), (1, 4096)),
-        alpha: float = 0.2,
+        alpha: float = 0.3,
         start_tokens: int = 2048,
         probe_tokens: int = 512,
         probes: int = 8,
@@ -93,7 +93,7 @@ class Guided(Searcher):
         lengths = self.problem.document_tokens
         available = sum(lengths)
         asked = [self.slope_tokens, self.start_tokens, self.looks[-1][1], self.local_looks[-1][1]]
-        wanted = max([*asked, self.probe_tokens] if self.ledger.containers else asked)
+        wanted = max([*asked, 2 * self.probe_tokens] if self.ledger.containers else asked)
         if wanted > available:
             raise UsageError(
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
@@ -129,7 +129,7 @@ class Guided(Searcher):
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""
         starts = [*self._starts, *self._continued()]
         if self.ledger.containers and not self.ledger.plain:
-            reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.probe_tokens, longest=PROBE_WINDOW))
+            reached = yield from descend(self.problem, self.ledger, self._deck.deal(2 * self.probe_tokens, longest=PROBE_WINDOW))
             starts = distinct(self.ledger, [*starts, reached])
         if len(starts) > 1:
             profiles = tuple(map(self.problem.space.profile, starts))

@@ -18,14 +18,14 @@ from evopress.search.moves import mutate, switch_count
 from evopress.search.surrogate import Surrogate
 
 VIRTUAL = 400
-"""Mutants that are predicted for one choice."""
+"""Mutants of the incumbent that are predicted for one choice."""
 MOVES = 3
 """Moves of a mutant, at most."""
 NEWEST = 400
 """Trials the surrogate learns from; its cost grows with their cube."""
 LEAST, MOST = 0.3, 4.0
 """Trials below this multiple of the incumbent's fitness are of another landscape; those above that one are just bad, however bad."""
-DOUBTS = (0.0, 0.5, 1.0, 2.0)
+DOUBTS = (0.0, 0.0, 0.5, 1.0)
 """Standard deviations by which the chosen ones may be better than predicted, in turns."""
 
 
@@ -55,6 +55,7 @@ class Screening:
     def candidates(self, best: Genotype, count: int) -> list[Genotype]:
         """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up."""
         present = self._ledger.key(best)
+        self._fit(present)
         drawn: dict[Genotype, Genotype] = {}
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
@@ -64,7 +65,6 @@ class Screening:
         mutants = list(drawn.values())
         if not mutants:
             return []
-        self._fit(present)
         means, spreads = self._surrogate.predict(mutants)
         chosen: list[int] = []
         for turn in range(min(count, len(mutants))):
