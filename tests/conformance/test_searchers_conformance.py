@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "nsga2": {"generations": 3, "population": 5, "tokens": 300, "looks": RUNGS},
     "reinforce": {"rounds": 4, "batch": 3, "tokens": 300, "looks": RUNGS},
     "relaxed": {"rounds": 4, "tokens": 300, "looks": RUNGS},
-    "predictor": {"rounds": 3, "batch": 4, "startup": 4, "virtual": 16, "tokens": 300, "looks": RUNGS},
+    "predictor": {"rounds": 2, "batch": 3, "startup": 2, "virtual": 16, "tokens": 300, "looks": RUNGS},
     "evolve": {"generations": 3, "offspring": 4, "rungs": RUNGS, "initial": (2, 300)},
 }
 RATIOS = ("baq", "erk", "owl", "welore")
