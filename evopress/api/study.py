@@ -149,6 +149,8 @@ def _allowed(key: str) -> str:
     field = Study.model_fields[key]
     if _is_list(key):
         return "a list of texts" if not field.is_required() and field.default == () else "a list of texts, at least one"
+    if field.annotation is bool:
+        return "true or false"
     if field.annotation is str:
         return "letters, digits, '.', '_' and '-', the first a letter or digit, at most 64" if key == "name" else "a text"
     limits: dict[str, Any] = {
@@ -156,8 +158,6 @@ def _allowed(key: str) -> str:
     }
     low = f"of at least {limits['ge']}" if "ge" in limits else f"above {limits['gt']}"
     high = f"at most {limits['le']}" if "le" in limits else f"below {limits['lt']}" if "lt" in limits else ""
-    if field.annotation is bool:
-        return "true or false"
     kind = "a number" if field.annotation in (float, float | None) else "a whole number"
     return f"{kind} {low}" + (f" and {high}" if high else "")
 

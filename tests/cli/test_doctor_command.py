@@ -81,8 +81,9 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         "warn",
         "without lm-eval, which profile evaluate or text from the hub needs",
     )
-    assert document["install"].startswith("pip install 'evopress[tasks,postgres]'")
-    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"tasks", "postgres"}
+    assert document["install"].startswith("pip install 'evopress[plots,postgres,tasks]'")
+    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"bayes", "plots", "postgres", "tasks"}
+    assert found["bayes"]["state"] == "ok"
     monkeypatch.setattr(command, "_version", lambda name: None if name == "torch" else real(name))
     code, found, _ = examine()
     assert (code, found["torch"]["state"]) == (1, "broken")

@@ -128,7 +128,7 @@ def _child(request: Report, report: Any) -> int:
         if "meet" in request:
             (Path(request["meet"]) / str(os.getpid())).touch()
 
-    for name, slopes in (("_take", False), ("_take_slopes", True)):
+    for name, slopes in (("take", False), ("_take_slopes", True)):
         _tell(evopress.workbench.Workbench, name, slopes, taken)
     if "meet" in request:
         _share(Path(request["meet"]))

@@ -25,7 +25,7 @@ def moments(rng: random.Random) -> list[tuple[str, int]]:
     return [(phase, rng.randint(1, most[phase])) for phase, count in KILLS for _ in range(count)]
 
 
-GUIDED = "guided(slope_tokens=64,looks=4x64|1x160,start_tokens=64,probe_tokens=32,rounds=5)"
+GUIDED = "guided(slope_tokens=64,looks=4x64|1x160,local_looks=4x64|1x160,start_tokens=64,probe_tokens=32,rounds=5)"
 
 
 def test_ten_kills_leave_what_an_uninterrupted_run_leaves(tiny: Tiny, whole: Whole, forks: Forks, storage_url: str, tmp_path: Path) -> None:
