@@ -62,7 +62,7 @@ def no_weights(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"methods": ("rtn(bits=3", "drop")}, 2, "Cannot read method 'rtn(bits=3'."),
         ({"methods": ("drop", "drop")}, 2, "Method 'drop' stands twice in study tiny."),
         ({"methods": ("rtn(bits=3,group=50)",)}, 2, "Method 'rtn' offers no level at any site of this model."),
-        ({"searcher": "evovle"}, 2, "Unknown searcher 'evovle' in study tiny.\n  Did you mean 'evolve'? Known: evolve, greedy,"),
+        ({"searcher": "evovle"}, 2, "Unknown searcher 'evovle' in study tiny.\n  Did you mean 'evolve'? Known: baq, bayes, erk, evolve, greedy,"),
         ({"searcher": "evolve(ofspring=3)"}, 2, "Unknown option of searcher evolve 'ofspring'.\n  Did you mean 'offspring'?"),
         ({"baselines": ("uniform", "randmo")}, 2, "Unknown searcher 'randmo'"),
         ({"baselines": ("random", "random(candidates=3)")}, 2, "stands under the name of another searcher"),
@@ -325,7 +325,7 @@ def test_a_full_or_read_only_disk_of_the_bank_keeps_what_is_built(
     assert answer.code == 1
     assert f"The bank {home / 'bank'} " in answer.err or f"The disk of the bank {home / 'bank'} " in answer.err
     assert message in answer.err
-    built = {path: path.stat().st_mtime_ns for path in (home / "bank").rglob("*") if path.is_file()}
+    built = {path: path.stat().st_mtime_ns for path in (home / "bank").rglob("*.safetensors")}
     assert len(built) == 30
     assert start().code == 0
     assert {path: path.stat().st_mtime_ns for path in built} == built
@@ -361,7 +361,7 @@ def test_the_quota_of_the_bank(start: Start, whole: Whole, home: Path) -> None:
     assert answer.code == 1
     assert f"The bank {home / 'bank'} would exceed its quota of 60,000 bytes" in answer.err
     assert "--bank-quota" in answer.err
-    assert sum(path.stat().st_size for path in (home / "bank").rglob("*") if path.is_file()) <= 60_000
+    assert sum(path.stat().st_size for path in (home / "bank").rglob("*.safetensors")) <= 60_000
     assert start("--bank-quota", "1MiB").code == 0
     assert tiny_study.contents(tiny_study.url(home)) == whole.contents
     answer = start("--bank-quota", "lots")
