@@ -62,7 +62,7 @@ def no_weights(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"methods": ("rtn(bits=3", "drop")}, 2, "Cannot read method 'rtn(bits=3'."),
         ({"methods": ("drop", "drop")}, 2, "Method 'drop' stands twice in study tiny."),
         ({"methods": ("rtn(bits=3,group=50)",)}, 2, "Method 'rtn' offers no level at any site of this model."),
-        ({"searcher": "evovle"}, 2, "Unknown searcher 'evovle' in study tiny.\n  Did you mean 'evolve'? Known: baq, bayes, erk, evolve, greedy,"),
+        ({"searcher": "evovle"}, 2, "Unknown searcher 'evovle' in study tiny.\n  Did you mean 'evolve'? Known: baq, bayes, erk,"),
         ({"searcher": "evolve(ofspring=3)"}, 2, "Unknown option of searcher evolve 'ofspring'.\n  Did you mean 'offspring'?"),
         ({"baselines": ("uniform", "randmo")}, 2, "Unknown searcher 'randmo'"),
         ({"baselines": ("random", "random(candidates=3)")}, 2, "stands under the name of another searcher"),
