@@ -21,10 +21,11 @@ def remember(bench: Workbench, store: Store, before: float) -> tuple[Remembered,
     before: when the study was first started.
     """
     space, heldout = bench.plan.space, bench.tokens("heldout")
-    kept = []
+    withheld = frozenset(heldout.origins)
+    kept: list[Remembered] = []
     for row in store.slopes_before([site.name for site in space.sites], bench.plan.study.fitness, before):
-        unseen = row.source != heldout.source or (row.origins and not row.origins & set(heldout.origins))
-        if unseen:
+        # Where it is not known what a slice of the same text was made of, it may have been of anything.
+        if row.source != heldout.source or (row.origins and not row.origins & withheld):
             try:
                 kept.append((space.genotype(row.profile), row.slopes))
             except UsageError:  # a level of other methods

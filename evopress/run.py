@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,17 +97,11 @@ class _Execution:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
         self.known = Known(bench)
-        self.memory: tuple[Remembered, ...] = ()
         self.remarks: dict[str, str] = {}
 
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
         self.bench.complete_bank()
-        if not self.study.fresh:
-            created = self.bench.store.find_study(self.study.name).created
-            self.memory = remember(self.bench, self.bench.store, created)
-            if self.memory:
-                self.bench.listen(Progress("plan", f"starts from what {len(self.memory)} backward passes of earlier searches told"))
         simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
         check_dense(self.bench, simple["uniform"])
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
@@ -136,6 +131,16 @@ class _Execution:
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
         return self.memory if need == "memory" else self.known(need)
+
+    @cached_property
+    def memory(self) -> tuple[Remembered, ...]:
+        """What earlier searches learnt; read, and told to the user, when a searcher first needs it."""
+        if self.study.fresh:
+            return ()
+        found = remember(self.bench, self.bench.store, self.bench.store.find_study(self.study.name).created)
+        if found:
+            self.bench.listen(Progress("plan", f"starts from what {len(found)} backward passes of earlier searches told"))
+        return found
 
     def _drive(
         self,

@@ -50,4 +50,4 @@ def decoded(ledger: Ledger, errors: Sequence[Sequence[float]], point: Mapping[st
     """The knapsack's answer with every site's layer errors times exp(spread · curve); at the origin, the knapsack's own."""
     factors = [float(np.exp(spread * value)) for value in curve_values(ledger.space, point, knots)]
     table = [tuple(factor * error for error in row) for factor, row in zip(factors, errors, strict=True)]
-    return solve(Ledger(ledger.space, ledger.budgets, table)).genotype
+    return solve(ledger.telling(table)).genotype

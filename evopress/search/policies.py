@@ -73,4 +73,4 @@ def likeliest(ledger: Ledger, logits: Logits, rng: random.Random | None = None, 
         noisy = [value + (temperature * gumbel(rng) if rng is not None else 0.0) for value in own.tolist()]
         # The best level costs nothing, so that a gene under a dropped parent and one that has its wish count alike.
         table[sites[0]] = tuple(max(noisy) - value for value in noisy)
-    return solve(Ledger(space, ledger.budgets, table)).genotype
+    return solve(ledger.telling(table)).genotype

@@ -105,6 +105,11 @@ def _look_up_levels(conn: Connection, ids: Ids, texts: Sequence[str]) -> None:
             ids.put(number, "level", text)
 
 
+def layout_digest(sites: Sequence[str]) -> str:
+    """What a list of site names in order is known by."""
+    return hashlib.sha256("\n".join(sites).encode()).hexdigest()
+
+
 def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost: Cost, bits: float, bank: str) -> int:
     """Store a profile of a model, with variants of a bank, at its exact cost; returns its id. A known profile is left as it is."""
     name = ("profile", str(model), profile.digest, bank)
@@ -114,9 +119,9 @@ def save_profile(conn: Connection, ids: Ids, model: int, profile: Profile, cost:
     texts = [str(level) for _, level in profile]
     numbers = level_ids(conn, ids, texts)
     sites = [site for site, _ in profile]
-    layout_digest = hashlib.sha256("\n".join(sites).encode()).hexdigest()
-    layout = ids.get("layout", layout_digest) or ensure(conn, Layouts, {"digest": layout_digest}, {"sites": sites})
-    ids.put(layout, "layout", layout_digest)
+    known_as = layout_digest(sites)
+    layout = ids.get("layout", known_as) or ensure(conn, Layouts, {"digest": known_as}, {"sites": sites})
+    ids.put(layout, "layout", known_as)
     rest = {
         "layout_id": layout,
         "levels": [numbers[text] for text in texts],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from evopress.api import Profile
-from evopress.store.catalog import load_profiles
+from evopress.store.catalog import layout_digest, load_profiles
 from evopress.store.schema import Layouts, Profiles, Slices, Slopes, TokenSets, Trials
 
 NEWEST = 200
@@ -31,17 +31,18 @@ class RememberedSlopes:
 def slopes_before(conn: Connection, sites: Sequence[str], fitness: str, before: float) -> list[RememberedSlopes]:
     """The newest stored slopes of profiles over exactly these sites, older than a time, newest first. One model's or another's."""
     query = (
-        select(Profiles.id, Slopes.changes, Slices.documents, TokenSets.source, TokenSets.origins, Layouts.sites)
+        select(Profiles.id, Slopes.changes, Slices.documents, TokenSets.source, TokenSets.origins)
         .select_from(Slopes)
         .join(Trials, Trials.id == Slopes.trial_id)
         .join(Profiles, Profiles.id == Trials.profile_id)
         .join(Layouts, Layouts.id == Profiles.layout_id)
         .join(Slices, Slices.id == Trials.slice_id)
         .join(TokenSets, TokenSets.digest == Slices.token_set)
-        .where(Trials.fitness == fitness, Trials.created < before, TokenSets.role == "search")
+        .where(Layouts.digest == layout_digest(sites), Trials.fitness == fitness, Trials.created < before, TokenSets.role == "search")
         .order_by(Trials.created.desc(), Trials.id.desc())
+        .limit(NEWEST)
     )
-    rows = [row for row in conn.execute(query) if row.sites == list(sites)][:NEWEST]
+    rows = conn.execute(query).all()
     profiles = load_profiles(conn, [row.id for row in rows])
     return [
         RememberedSlopes(
