@@ -26,15 +26,13 @@ from evopress.plan import Plan, default_options, make_plan, searcher_class, with
 from evopress.precision import check_device, check_dtype
 from evopress.provenance import commit
 from evopress.recording import recorded
-from evopress.rehearsal import make_searcher, rehearse
+from evopress.rehearsal import SIMPLE, make_searcher, rehearse
 from evopress.report.contest_document import Document, asks_nothing, check_same_bank, packed, runs_of
 from evopress.search.loop import Event, Stops, Totals, drive
 from evopress.store import Store, load_reference
 from evopress.texts import Texts
 from evopress.workbench import Workbench
 
-SIMPLE = ("uniform", "greedy", "knapsack")
-"""The simple answers, which every entrant is given to start from, as in a run."""
 FIRST_MARK = 4096
 """Token-forwards of the first mark; every further one is SPACING times as far."""
 SPACING = 2

@@ -17,6 +17,8 @@ from evopress.texts import Texts
 
 Tell = Callable[[Knowledge], tuple[Any, ...]]
 """What is known of the sites, by the name of the field of the problem that it fills; called for nothing that nobody needs."""
+SIMPLE = ("uniform", "greedy", "knapsack")
+"""The simple answers, which every search starts from."""
 KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities", "memory")
 """Fields of the problem that a searcher may need; slopes it asks for as it goes."""
 

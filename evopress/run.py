@@ -32,7 +32,7 @@ from evopress.memory import remember
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
 from evopress.recording import recorded
-from evopress.rehearsal import make_searcher, rehearse
+from evopress.rehearsal import SIMPLE, make_searcher, rehearse
 from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.speed import speeds
@@ -43,8 +43,6 @@ from evopress.workbench import Workbench
 if TYPE_CHECKING:
     from torch import nn
 
-SIMPLE = ("uniform", "greedy", "knapsack")
-"""The simple answers, which every search starts from."""
 WATCH_TOKENS = 2048
 """Tokens on which the display compares with uniform."""
 WATCH_GENERATIONS = 5

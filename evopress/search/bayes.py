@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evopress.api import Genotype, Knowledge, MissingDependency, Problem, Profile, Searcher, Steps, UsageError, unknown
-from evopress.search.champion import LOOKS, Champion, check_positive
+from evopress.search.champion import LOOKS, Champion
 from evopress.search.curves import curve_names, decoded, drawn_curves
-from evopress.search.ledger import Draft, ledger_of
-from evopress.search.moves import fill_at_random, mutate, repair, switch_count
-from evopress.search.selection import check_count
+from evopress.search.ledger import ledger_of
+from evopress.search.moves import mutate, switch_count, within
+from evopress.search.selection import check_count, check_positive
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -157,11 +157,7 @@ class Bayes(Searcher):
         levels = list(self._champion.best)
         for gene in self.ledger.movable:
             levels[gene] = point[f"g{gene}"]
-        draft = Draft(self.ledger, levels)
-        if not repair(draft, self.rng, guided=self.ledger.has_errors):
-            draft = Draft(self.ledger, self.ledger.floor)
-        fill_at_random(draft, self.rng, guided=self.ledger.has_errors)
-        return draft.genotype
+        return within(self.ledger, levels, self.rng, self.ledger.has_errors)
 
 
 @contextmanager

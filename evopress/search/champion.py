@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from evopress.api import Ask, Genotype, Problem, Profile, Trial, UsageError
 from evopress.search.ledger import Ledger
 from evopress.search.racing import Deck, Race, check_looks, documents_needed, race
-from evopress.search.selection import check_count
+from evopress.search.selection import check_count, check_share
 from evopress.search.starts import known_starts
 
 LOOKS = ((2, 1024), (1, 4096))
@@ -147,17 +147,3 @@ class Champion:
     def _show(self, ask: Ask, trials: Sequence[Trial]) -> None:
         if self._watch is not None:
             self._watch(ask, trials)
-
-
-def check_share(name: str, value: float) -> float:
-    """Validate an option from 0 up to, not including, 1. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UsageError(f"Option {name}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
-    return float(value)
-
-
-def check_positive(name: str, value: float) -> float:
-    """Validate an option above 0. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UsageError(f"Option {name}={value!r} is not a number above 0.", f"Write e.g. {name}=1.0.")
-    return float(value)

@@ -24,7 +24,7 @@ from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import propose
 from evopress.search.racing import Deck, Looks, Race, check_looks, documents_needed, race
 from evopress.search.screening import Screening
-from evopress.search.selection import check_count
+from evopress.search.selection import check_count, check_share
 from evopress.search.starts import distinct, known_starts
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
@@ -77,14 +77,11 @@ class Guided(Searcher):
         self.local_patience = check_count("local_patience", local_patience)
         self.looks = check_looks(looks)
         self.local_looks = check_looks(local_looks, "local_looks")
-        for option, value in (("memory", memory), ("alpha", alpha)):
-            if not 0 <= value < 1:
-                raise UsageError(f"Option {option}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
-        self.alpha = alpha
+        self.alpha = check_share("alpha", alpha)
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
         self._best = self._starts[0]
-        self._parabolas = Parabolas(self.ledger, problem.errors, memory)
+        self._parabolas = Parabolas(self.ledger, problem.errors, check_share("memory", memory))
         self._deck = Deck(problem, rng)
         self._screening = Screening(problem, self.ledger, rng)
         self._check_text()

@@ -111,6 +111,15 @@ def repair(draft: Draft, rng: random.Random, spared: Collection[int] = NOBODY, g
     return draft.fits or _trade_budgets(draft, rng)
 
 
+def within(ledger: Ledger, genotype: Sequence[int], rng: random.Random, guided: bool = False) -> Genotype:
+    """The genotype lowered at random until it fits (or its floor where that fails), then raised at random until nothing fits."""
+    draft = Draft(ledger, genotype)
+    if not repair(draft, rng, guided=guided):
+        draft = Draft(ledger, ledger.floor)
+    fill_at_random(draft, rng, guided=guided)
+    return draft.genotype
+
+
 def _donor(draft: Draft, rng: random.Random, pending: Sequence[int], guided: bool) -> int:
     # A third of the draws are blind, a third look for the one step that frees just enough (so that a switch stays a pair), and a
     # third follow the layer errors, where they are known.
@@ -171,11 +180,7 @@ def random_profile(ledger: Ledger, rng: random.Random) -> Genotype:
             continue
         dropped = rng.random() < share
         levels.append(rng.choice([level for level in range(count) if (ledger.weight[gene][level][0] < 0) == dropped]))
-    draft = Draft(ledger, levels)
-    if not repair(draft, rng):
-        draft = Draft(ledger, ledger.floor)
-    fill_at_random(draft, rng)
-    return draft.genotype
+    return within(ledger, levels, rng)
 
 
 def mutate(ledger: Ledger, parent: Sequence[int], rng: random.Random, moves: int, guided: bool = False) -> Genotype:

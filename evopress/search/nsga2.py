@@ -17,11 +17,11 @@ from collections.abc import Generator, Sequence
 from typing import ClassVar
 
 from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
-from evopress.search.champion import LOOKS, Champion, check_share
+from evopress.search.champion import LOOKS, Champion
 from evopress.search.fronts import Objectives, sort_fronts, standings
-from evopress.search.ledger import Draft, Ledger, ledger_of
-from evopress.search.moves import fill_at_random, mutate, repair, switch_count
-from evopress.search.selection import check_count
+from evopress.search.ledger import Ledger, ledger_of
+from evopress.search.moves import mutate, switch_count, within
+from evopress.search.selection import check_count, check_share
 from evopress.search.slices import draw_slice
 
 ATTEMPTS = 40
@@ -153,12 +153,3 @@ def lowered(ledger: Ledger, share: float) -> Ledger:
 def crossed(one: Genotype, other: Genotype, rng: random.Random) -> Genotype:
     """Uniform crossover: every gene from either parent."""
     return tuple(a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True))
-
-
-def within(ledger: Ledger, genotype: Genotype, rng: random.Random) -> Genotype:
-    """The genotype lowered at random until it meets the ledger, then raised at random until nothing fits."""
-    draft = Draft(ledger, genotype)
-    if not repair(draft, rng):
-        draft = Draft(ledger, ledger.floor)
-    fill_at_random(draft, rng)
-    return draft.genotype

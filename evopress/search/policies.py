@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from evopress.api import Genotype
 from evopress.search.knapsack import solve
-from evopress.search.ledger import Draft, Ledger
-from evopress.search.moves import fill_at_random, repair
+from evopress.search.ledger import Ledger
+from evopress.search.moves import within
 
 Floats = NDArray[np.float64]
 Logits = list[Floats]
@@ -49,11 +49,7 @@ def around(ledger: Ledger, start: Sequence[int], changes: float) -> Logits:
 def sample(ledger: Ledger, logits: Logits, rng: random.Random) -> Genotype:
     """An independent draw for every gene, lowered at random until the budgets hold, then raised at random until nothing fits."""
     levels = [rng.choices(range(len(own)), softmax(own).tolist())[0] for own in logits]
-    draft = Draft(ledger, levels)
-    if not repair(draft, rng):
-        draft = Draft(ledger, ledger.floor)
-    fill_at_random(draft, rng)
-    return draft.genotype
+    return within(ledger, levels, rng)
 
 
 def gumbel(rng: random.Random) -> float:

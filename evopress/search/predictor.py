@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
-from evopress.search.champion import LOOKS, Champion, check_share
+from evopress.search.champion import LOOKS, Champion
 from evopress.search.curves import decoded, drawn_curves
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, switch_count
 from evopress.search.proposals import propose
-from evopress.search.selection import check_count
+from evopress.search.selection import check_count, check_share
 from evopress.search.surrogate import Surrogate
 
 INNER = 8

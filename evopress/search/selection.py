@@ -41,6 +41,20 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     return value
 
 
+def check_share(name: str, value: float) -> float:
+    """Validate an option from 0 up to, not including, 1. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UsageError(f"Option {name}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
+    return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """Validate an option above 0. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UsageError(f"Option {name}={value!r} is not a number above 0.", f"Write e.g. {name}=1.0.")
+    return float(value)
+
+
 def check_initial(initial: Sequence[int] | Sequence[Sequence[int]]) -> tuple[int, int]:
     """Validate a start selection given as (candidates, tokens). Raises UsageError."""
     try:

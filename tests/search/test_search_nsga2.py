@@ -10,8 +10,8 @@ import pytest
 from evopress.api import UsageError
 from evopress.search.fronts import crowding, dominates, sort_fronts, standings
 from evopress.search.ledger import ledger_of
-from evopress.search.moves import random_profile
-from evopress.search.nsga2 import Nsga2, crossed, lowered, within
+from evopress.search.moves import random_profile, within
+from evopress.search.nsga2 import Nsga2, crossed, lowered
 from evopress.testing.searchers import (
     conformance_problems,
     follow,
