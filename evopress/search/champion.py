@@ -14,9 +14,10 @@ from collections.abc import Callable, Generator, Sequence
 
 from evopress.api import Ask, Genotype, Problem, Profile, Trial, UsageError
 from evopress.search.ledger import Ledger
-from evopress.search.racing import Deck, Race, check_looks, documents_needed, race
+from evopress.search.racing import Deck, Race, check_documents, check_looks, race
 from evopress.search.selection import check_count, check_share
 from evopress.search.starts import known_starts
+from evopress.search.watching import watched
 
 LOOKS = ((2, 1024), (1, 4096))
 """Default looks of a race for the title."""
@@ -62,12 +63,7 @@ class Champion:
                 f"{who} asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
                 f"Lower tokens and looks to at most {available:,}, or give more text.",
             )
-        documents, needed = sum(length > 1 for length in lengths), documents_needed(self.looks, self.alpha)
-        if documents < needed:
-            raise UsageError(
-                f"A race of {self.looks[0][0]} at alpha {self.alpha} needs {needed} documents, and the search set has {documents}.",
-                "Shorten --window, give more text, or raise alpha.",
-            )
+        check_documents(self.problem, self.looks, self.alpha)
 
     @property
     def profile(self) -> Profile:
@@ -106,7 +102,7 @@ class Champion:
         if not chosen:
             return
         racing = race(self.problem, self.rng, self._deck, chosen, self.best, self.looks, self.alpha, generation)
-        found: Race = yield from self._shown(racing)
+        found: Race = yield from watched(racing, self._show)
         if found.winner is None:
             self._refused.update(map(self.ledger.key, chosen))
             return
@@ -131,18 +127,6 @@ class Champion:
         trials = yield ask
         self._show(ask, trials)
         return {key: trial.fitness for key, trial in zip(distinct, trials, strict=True)}
-
-    def _shown(self, steps: Generator[Ask, Sequence[Trial], Race]) -> Generator[Ask, Sequence[Trial], Race]:
-        """As `steps`; the watcher sees what it asks and is told."""
-        ask = next(steps)
-        while True:
-            trials = yield ask
-            self._show(ask, trials)
-            try:
-                ask = steps.send(trials)
-            except StopIteration as done:
-                found: Race = done.value
-                return found
 
     def _show(self, ask: Ask, trials: Sequence[Trial]) -> None:
         if self._watch is not None:

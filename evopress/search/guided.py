@@ -22,10 +22,11 @@ from evopress.search.moves import is_dropped
 from evopress.search.parabolas import Parabolas
 from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import propose
-from evopress.search.racing import Deck, Looks, Race, check_looks, documents_needed, race
+from evopress.search.racing import Deck, Looks, Race, check_documents, check_looks, race
 from evopress.search.screening import Screening
 from evopress.search.selection import check_count, check_share
 from evopress.search.starts import distinct, known_starts
+from evopress.search.watching import watched
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
 """Distances of a proposal, as shares of the weights at another level."""
@@ -96,14 +97,8 @@ class Guided(Searcher):
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
                 f"Lower slope_tokens, start_tokens, probe_tokens, looks and local_looks to at most {available:,}, or give more text.",
             )
-        documents = sum(length > 1 for length in lengths)
         for looks in (self.looks, self.local_looks):
-            needed = documents_needed(looks, self.alpha)
-            if documents < needed:
-                raise UsageError(
-                    f"A race at alpha {self.alpha} needs {needed} documents to decide, and the search set has {documents}.",
-                    "Shorten --window, give more text, or raise alpha.",
-                )
+            check_documents(self.problem, looks, self.alpha)
 
     @property
     def incumbent(self) -> Profile:
@@ -112,15 +107,7 @@ class Guided(Searcher):
 
     def steps(self) -> Steps:
         """As `_search`; every answer is remembered for screening."""
-        search = self._search()
-        ask = next(search, None)
-        while ask is not None:
-            trials = yield ask
-            self._screening.see(ask, trials)
-            try:
-                ask = search.send(trials)
-            except StopIteration:
-                return
+        yield from watched(self._search(), self._screening.see)
 
     def _search(self) -> Steps:
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""

@@ -89,9 +89,14 @@ class Deck:
         return Slice(self._problem.token_set, tuple(pieces))
 
 
-def documents_needed(looks: Looks, alpha: float) -> int:
-    """Documents with which a race can accept something in any part of its duel, each look before it having as many."""
-    return (len(looks) - 1 + PARTS) * _part_documents(looks, alpha)
+def check_documents(problem: Problem, looks: Looks, alpha: float) -> None:
+    """Raise UsageError unless a race can accept something in any part of its duel, each look before it having as many documents."""
+    documents, needed = sum(length > 1 for length in problem.document_tokens), (len(looks) - 1 + PARTS) * _part_documents(looks, alpha)
+    if documents < needed:
+        raise UsageError(
+            f"A race at alpha {alpha} needs {needed} documents, and the search set has {documents}.",
+            "Shorten --window, give more text, or raise alpha.",
+        )
 
 
 def _level(looks: Looks, alpha: float) -> float:
