@@ -19,7 +19,7 @@ from evopress.search.selection import check_count, check_share
 from evopress.search.starts import known_starts
 from evopress.search.watching import watched
 
-LOOKS = ((2, 1024), (1, 4096))
+LOOKS = ((2, 1024), (1, 5120))
 """Default looks of a race for the title."""
 Asking = Generator[Ask, Sequence[Trial], None]
 Watcher = Callable[[Ask, Sequence[Trial]], None]
@@ -113,7 +113,7 @@ class Champion:
     def measure(self, genotypes: Sequence[Genotype], generation: int, slopes: bool = False) -> Generator[Ask, Sequence[Trial], list[Trial]]:
         """Trials of distinct genotypes on new documents, without the incumbent."""
         profiles = tuple(map(self.problem.space.profile, genotypes))
-        ask = Ask(profiles, self._deck.deal(self.tokens, longest=self.tokens), generation, slopes=slopes)
+        ask = Ask(profiles, self._deck.deal(self.tokens), generation, slopes=slopes)
         trials = yield ask
         self._show(ask, trials)
         return list(trials)
@@ -123,7 +123,7 @@ class Champion:
     ) -> Generator[Ask, Sequence[Trial], dict[Genotype, float]]:
         """Key -> fitness on one slice, every profile asked for once."""
         distinct = {self.ledger.key(genotype): self.problem.space.profile(genotype) for genotype in genotypes}
-        ask = Ask(tuple(distinct.values()), self._deck.deal(tokens, longest=tokens), generation)
+        ask = Ask(tuple(distinct.values()), self._deck.deal(tokens), generation)
         trials = yield ask
         self._show(ask, trials)
         return {key: trial.fitness for key, trial in zip(distinct, trials, strict=True)}

@@ -1,9 +1,11 @@
 """Descent: from nothing dropped, drop what costs least for what it saves, measured in context, until the budgets hold.
 
-What a drop costs depends on what else is gone, and mostly grows with it. So a measured cost is kept until the gene comes up, and only then
-taken again at the present profile: a gene whose fresh cost is still below every other's old one is dropped without looking further (lazy
-greedy, Minoux 1978). Of the same kind as SLEB (2402.09025), which measures all of them again for every drop. For spaces of drops; levels
-of linear sites stay at their dearest. Measuring is the caller's. Called by `guided`.
+What a drop costs depends on what else is gone, and mostly grows with it. So the costs of all genes are measured once, and before every
+drop only those of the few that are cheapest by what was last seen of them (a lazy greedy, Minoux 1978, that looks once). Kinds of genes
+take turns, so that as large a share goes of each: the first drops of one kind may be cheap and its later ones ruinous, and the way back
+from such an extreme leads uphill, while trades away from an even share that pay are found by any search. Of the same kind as SLEB
+(2402.09025), which measures all genes again for every drop. For spaces of drops; levels of linear sites stay at their dearest. Measuring
+is the caller's. Called by `guided`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from evopress.search.moves import fill, is_dropped
 from evopress.search.probes import drop_level, flipped, probe
 
 FEWER = 4
-"""So many times fewer documents serve the first look at every gene."""
-BATCH = 4
-"""Genes whose costs are taken again together: neighbours share a prefix, and a batch is one question."""
+"""So many times fewer tokens serve the first look at every gene."""
+LIKELY = 4
+"""Genes whose costs are taken again before a drop."""
 
 
 def descend(problem: Problem, ledger: Ledger, slice_: Slice) -> Generator[Ask, Sequence[Trial], Genotype]:
@@ -28,21 +30,36 @@ def descend(problem: Problem, ledger: Ledger, slice_: Slice) -> Generator[Ask, S
     of it, because they only say who comes up when.
     """
     here = tuple(ledger.top(gene) for gene in range(len(ledger.space.genes)))
-    few = Slice(slice_.token_set, slice_.documents[: -(-len(slice_.documents) // FEWER)])
-    costs = yield from probe(problem, ledger, here, ledger.containers, few, 0)
+    costs = yield from probe(problem, ledger, here, ledger.containers, _start(slice_, slice_.tokens // FEWER), 0)
     while not (draft := Draft(ledger, here)).fits:
-        fresh: set[int] = set()
-        while order := _by_price(draft, costs):
-            if order[0] in fresh:
-                break
-            stale = [gene for gene in order if gene not in fresh][:BATCH]
-            costs |= yield from probe(problem, ledger, here, stale, slice_, 0)
-            fresh |= set(stale)
-        if not order:
+        likely = _in_turn(draft, _by_price(draft, costs))[:LIKELY]
+        if not likely:
             return ledger.floor
-        here = flipped(ledger, here, order[0])
+        costs |= yield from probe(problem, ledger, here, likely, slice_, 0)
+        here = flipped(ledger, here, next(gene for gene in _by_price(draft, costs) if gene in likely))
     gone = [gene for gene in ledger.containers if is_dropped(draft, gene)]
     return fill(ledger, here, sorted(gone, key=lambda gene: -costs[gene]))
+
+
+def _start(slice_: Slice, tokens: int) -> Slice:
+    """The first so many tokens of a slice, or one more."""
+    pieces: list[tuple[int, int]] = []
+    for index, length in slice_.documents:
+        pieces.append((index, min(length, max(2, tokens))))
+        tokens -= length
+        if tokens <= 0:
+            break
+    return Slice(slice_.token_set, tuple(pieces))
+
+
+def _in_turn(draft: Draft, order: Sequence[int]) -> list[int]:
+    """Those of the kind of which the smallest share is gone, in the given order."""
+    kinds = {gene: draft.ledger.space.sites[draft.ledger.space.genes[gene][0]].kind for gene in draft.ledger.containers}
+    shares: dict[str, float] = {}
+    for kind in dict.fromkeys(kinds[gene] for gene in order):
+        members = [gene for gene, other in kinds.items() if other == kind]
+        shares[kind] = sum(is_dropped(draft, gene) for gene in members) / len(members)
+    return [gene for gene in order if shares[kinds[gene]] == min(shares.values())]
 
 
 def _by_price(draft: Draft, costs: dict[int, float]) -> list[int]:

@@ -30,8 +30,6 @@ from evopress.search.watching import watched
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
 """Distances of a proposal, as shares of the weights at another level."""
-PROBE_WINDOW = 128
-"""Leading tokens of a document that a probe reads: what one sublayer does shows in short documents, and more of them differ more."""
 
 
 class Guided(Searcher):
@@ -39,10 +37,10 @@ class Guided(Searcher):
 
     rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new ones
     come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no
-    better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe; the descent's take twice as many.
+    better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, the descent's too.
     probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before screened moves
-    begin; local_looks: looks of their races; local_patience: rounds of them without a winner before the search ends. Raises UsageError
-    for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
+    begin; local_looks, local_alpha: of their races; local_patience: rounds of them without a winner before the search ends. Raises
+    UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
@@ -64,7 +62,8 @@ class Guided(Searcher):
         probe_tokens: int = 512,
         probes: int = 8,
         patience: int = 3,
-        local_looks: Sequence[Sequence[int]] = ((8, 512), (2, 1536), (1, 5632)),
+        local_looks: Sequence[Sequence[int]] = ((16, 512), (4, 1536), (1, 3584)),
+        local_alpha: float = 0.9,
         local_patience: int = 20,
     ) -> None:
         super().__init__(problem, rng)
@@ -79,6 +78,7 @@ class Guided(Searcher):
         self.looks = check_looks(looks)
         self.local_looks = check_looks(local_looks, "local_looks")
         self.alpha = check_share("alpha", alpha)
+        self.local_alpha = check_share("local_alpha", local_alpha)
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
         self._best = self._starts[0]
@@ -91,14 +91,14 @@ class Guided(Searcher):
         lengths = self.problem.document_tokens
         available = sum(lengths)
         asked = [self.slope_tokens, self.start_tokens, self.looks[-1][1], self.local_looks[-1][1]]
-        wanted = max([*asked, 2 * self.probe_tokens] if self.ledger.containers else asked)
+        wanted = max([*asked, self.probe_tokens] if self.ledger.containers else asked)
         if wanted > available:
             raise UsageError(
                 f"guided asks for {wanted:,} tokens a question, but the search set holds {available:,}.",
                 f"Lower slope_tokens, start_tokens, probe_tokens, looks and local_looks to at most {available:,}, or give more text.",
             )
-        for looks in (self.looks, self.local_looks):
-            check_documents(self.problem, looks, self.alpha)
+        check_documents(self.problem, self.looks, self.alpha)
+        check_documents(self.problem, self.local_looks, self.local_alpha)
 
     @property
     def incumbent(self) -> Profile:
@@ -113,7 +113,7 @@ class Guided(Searcher):
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""
         starts = [*self._starts, *self._continued()]
         if self.ledger.containers and not self.ledger.plain:
-            reached = yield from descend(self.problem, self.ledger, self._deck.deal(2 * self.probe_tokens, longest=PROBE_WINDOW))
+            reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.probe_tokens))
             starts = distinct(self.ledger, [*starts, reached])
         if len(starts) > 1:
             profiles = tuple(map(self.problem.space.profile, starts))
@@ -139,7 +139,7 @@ class Guided(Searcher):
         for number in range(1, self.rounds + 1):
             yield from self._look_around(number)
             candidates = self._proposals(reach)
-            won = (yield from self._race(candidates, self.looks, number)) if candidates else False
+            won = (yield from self._race(candidates, self.looks, self.alpha, number)) if candidates else False
             if won:
                 failures = 0
             elif candidates and reach < len(SHARES) - 1:
@@ -158,12 +158,12 @@ class Guided(Searcher):
             candidates = self._screening.candidates(self._best, self.local_looks[0][0])
             if not candidates:
                 return
-            won = yield from self._race(candidates, self.local_looks, number)
+            won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
             failures = 0 if won else failures + 1
 
-    def _race(self, candidates: Sequence[Genotype], looks: Looks, number: int) -> Generator[Ask, Sequence[Trial], bool]:
+    def _race(self, candidates: Sequence[Genotype], looks: Looks, alpha: float, number: int) -> Generator[Ask, Sequence[Trial], bool]:
         """Race candidates against the incumbent, which the winner replaces. Was there one?"""
-        found: Race = yield from race(self.problem, self.rng, self._deck, candidates, self._best, looks, self.alpha, number)
+        found: Race = yield from race(self.problem, self.rng, self._deck, candidates, self._best, looks, alpha, number)
         if found.winner is None:
             self._screening.refuse(candidates)
             return False
@@ -177,7 +177,7 @@ class Guided(Searcher):
         self._parabolas.learn(Draft(self.ledger, self._best), trial.slopes)
         genes = self._to_probe()
         if genes:
-            slice_ = self._deck.deal(self.probe_tokens, longest=PROBE_WINDOW)
+            slice_ = self._deck.deal(self.probe_tokens)
             found = yield from probe(self.problem, self.ledger, self._best, genes, slice_, number)
             for gene, change in found.items():
                 before = self._parabolas.drops.get(gene, change)

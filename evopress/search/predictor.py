@@ -46,8 +46,8 @@ class Predictor(Searcher):
 
     rounds: batches, at most. batch: profiles measured in each. startup: profiles measured before the first fit, by random curves, or
     mutants of the best start where there are no layer errors.
-    virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. pairs: let it learn
-    interactions. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
+    virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. interactions: let
+    it learn them. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
     for a search set with fewer tokens or documents than these take.
     """
 
@@ -65,7 +65,7 @@ class Predictor(Searcher):
         startup: int = 16,
         virtual: int = 256,
         explore: float = 0.25,
-        pairs: bool = True,
+        interactions: bool = True,
         max_mutations: int = 3,
         tokens: int = 512,
         looks: Sequence[Sequence[int]] = LOOKS,
@@ -79,7 +79,7 @@ class Predictor(Searcher):
         self.max_mutations = check_count("max_mutations", max_mutations)
         self.explore = check_share("explore", explore)
         self.ledger = ledger_of(problem)
-        self.surrogate = Surrogate(self.ledger, problem.errors, pairs)
+        self.surrogate = Surrogate(self.ledger, problem.errors, interactions)
         self._champion = Champion(problem, rng, self.ledger, self.name, tokens, looks, alpha, self._learn)
         self._genotypes: list[Genotype] = []
         self._values: list[float] = []

@@ -24,7 +24,7 @@ from evopress.api import Ask, Genotype, Problem, Slice, Trial, UsageError
 EXACT = 12
 """Documents up to which all sign patterns are counted; beyond, DRAWS random ones."""
 DRAWS = 4096
-PARTS = 3
+PARTS = 2
 """Parts of a duel: it may end after each."""
 Looks = tuple[tuple[int, int], ...]
 """(candidates looked at, tokens of the documents looked at so far) per look."""
@@ -59,12 +59,12 @@ class Deck:
         self._problem, self._rng = problem, rng
         self._left: list[int] = []
 
-    def deal(self, tokens: int, taken: Sequence[int] = (), longest: int = 10**9) -> Slice:
-        """Documents of at least so many tokens in total, none of `taken`, each cut to `longest`; fewer where no others are left.
+    def deal(self, tokens: int, taken: Sequence[int] = (), longest: int | None = None) -> Slice:
+        """Documents of at least so many tokens in total, none of `taken`; fewer where no others are left.
 
-        Raises UsageError when there is none at all.
+        longest: tokens after which a document is cut; by default `tokens`. Raises UsageError when there is no document at all.
         """
-        lengths = self._problem.document_tokens
+        lengths, longest = self._problem.document_tokens, max(2, tokens) if longest is None else longest
         pieces: list[tuple[int, int]] = []
         used = set(taken)
         have, passed = 0, 0
@@ -90,8 +90,8 @@ class Deck:
 
 
 def check_documents(problem: Problem, looks: Looks, alpha: float) -> None:
-    """Raise UsageError unless a race can accept something in any part of its duel, each look before it having as many documents."""
-    documents, needed = sum(length > 1 for length in problem.document_tokens), (len(looks) - 1 + PARTS) * _part_documents(looks, alpha)
+    """Raise UsageError unless a race can accept something in any part of its duel, each look before it having a document."""
+    documents, needed = sum(length > 1 for length in problem.document_tokens), len(looks) - 1 + PARTS * _part_documents(looks, alpha)
     if documents < needed:
         raise UsageError(
             f"A race at alpha {alpha} needs {needed} documents, and the search set has {documents}.",
@@ -136,7 +136,7 @@ def race(
     weights: list[list[int]] = [[] for _ in candidates]
     seen: list[int] = []
 
-    def look(standing: Sequence[int], tokens: int, longest: int, stage: int) -> Generator[Ask, Sequence[Trial], list[int]]:
+    def look(standing: Sequence[int], tokens: int, longest: int | None, stage: int) -> Generator[Ask, Sequence[Trial], list[int]]:
         """Measure on new documents; those that are ahead by all they were seen on since the last screening, best first."""
         slice_ = deck.deal(tokens, seen, longest)
         seen.extend(index for index, _ in slice_.documents)
@@ -150,16 +150,15 @@ def race(
 
     level, needed = _level(looks, alpha), _part_documents(looks, alpha)
     before = looks[-2][1] if len(looks) > 1 else 0
-    # Long documents are cut, so that each part of the duel sees enough of them to decide.
-    longest = max(2, (looks[-1][1] - before) // (PARTS * needed))
     standing, past = list(range(len(candidates))), 0
     for stage, (keep, tokens) in enumerate(looks[:-1], start=1):
-        short = max(2, min(longest, (tokens - past) // needed))
-        standing = yield from look(standing[:keep], tokens - past, short, stage)
+        standing = yield from look(standing[:keep], tokens - past, None, stage)
         past = tokens
         if not standing:
             return Race(None)
     standing = standing[: looks[-1][0]]
+    # Documents are cut only where the duel would not see enough of them to decide: what a candidate loses depends on the position.
+    longest = max(2, (looks[-1][1] - before) // (PARTS * needed))
     for at in standing:
         values[at], weights[at] = [], []
     for part in range(PARTS):

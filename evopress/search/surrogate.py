@@ -2,10 +2,10 @@
 
 A Gaussian process (the posterior of a ridge regression, in dual form) whose features come in groups, from coarse to fine: the summed
 layer error; its sums per role; the error of every gene; and one-hot levels. The coarse ones generalise over sites and levels after a
-handful of trials, the fine ones take over as trials come in. With K the linear kernel, centred on the trials, `pairs` adds a multiple of
-K², the kernel of all products of two features: interactions of any two sites, without counting them out. Trials of one slice share an
-unknown offset with a wide prior, so that only differences on common documents count. How groups, pairs and noise are weighed against each
-other is chosen from a small grid by the likelihood of the trials.
+handful of trials, the fine ones take over as trials come in. To their linear kernel, centred on the trials, `interactions` adds a Gaussian
+one: sites interact in any number, and a trial tells most of what is near it. Trials of one slice share an unknown offset with a wide prior,
+so that only differences on common documents count. How groups, interactions and noise are weighed against each other is chosen from a small
+grid by the likelihood of the trials.
 
 Idea: EQ-Net (2023), arXiv 2308.03213, learns accuracy from a quantisation code by an MLP on stored rows and lets evolution use it;
 departure: a kernel, because hundreds of rows are few for an MLP and because it tells its own uncertainty. Measures nothing, draws nothing.
@@ -28,7 +28,8 @@ Floats = NDArray[np.float64]
 
 MIXES = ((4.0, 2.0, 1.0, 0.5), (1.0, 1.0, 1.0, 1.0), (0.25, 0.5, 1.0, 2.0))
 """Weights of the groups, coarse to fine; those that are missing are left out."""
-PAIRS = (0.0, 0.2, 1.0)
+INTERACTIONS: tuple[tuple[float, float], ...] = ((0.0, 1.0), *product((1.0, 10.0), (1.0, 1.5, 2.5)))
+"""Variance of the interactions, in units of the linear part's, and the distance over which they change, in units of the trials' spread."""
 NOISES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """Variance of the noise of an average trial, in units of the prior variance of the fitness."""
 CHOOSING = 200
@@ -44,7 +45,7 @@ class _Fit:
     centre: tuple[Floats, ...]
     sizes: tuple[float, ...]
     features: Floats
-    pairs: float
+    interaction: tuple[float, float]
     alpha: Floats
     root: Floats
     variance: float
@@ -55,12 +56,12 @@ class Surrogate:
     """Predicts the fitness of genotypes.
 
     ledger: of the problem. errors: layer errors per site and level; without them only one-hot features, per role and per gene, remain.
-    pairs: whether interactions may be learnt.
+    interactions: whether they may be learnt.
     """
 
-    def __init__(self, ledger: Ledger, errors: Sequence[Sequence[float]] = (), pairs: bool = True) -> None:
+    def __init__(self, ledger: Ledger, errors: Sequence[Sequence[float]] = (), interactions: bool = True) -> None:
         self.ledger, self.errors = ledger, errors
-        self.pairs = PAIRS if pairs else (0.0,)
+        self.interactions = INTERACTIONS if interactions else INTERACTIONS[:1]
         space = ledger.space
         self._roles: dict[str, int] = {}
         self._role_of = [
@@ -116,23 +117,23 @@ class Surrogate:
         numbers = np.array([found[label] for label in labels])
         shared = OFFSET * (numbers[:, None] == numbers[None, :])
         last = slice(-CHOOSING, None)
-        best: tuple[float, float, float, Floats, tuple[float, ...]] | None = None
-        for mix, pairs in product(MIXES if len(groups) > 1 else ((1.0,),), self.pairs):
+        best: tuple[float, float, tuple[float, float], Floats, tuple[float, ...]] | None = None
+        for mix, interaction in product(MIXES if len(groups) > 1 else ((1.0,),), self.interactions):
             sizes = _sizes(groups, centre, mix)
             features = _joined(groups, centre, sizes)
-            kernel = _kernel(features[last] @ features[last].T, pairs) + shared[last, last]
+            kernel = _kernel(features[last], features[last], interaction) + shared[last, last]
             for level in NOISES:
                 likelihood = _likelihood(kernel + np.diag(level * noise[last]), target[last] - mean)
                 if best is None or likelihood > best[0] + 1e-9:
-                    best = likelihood, pairs, level, features, sizes
+                    best = likelihood, level, interaction, features, sizes
         assert best is not None
-        _, pairs, level, features, sizes = best
-        root = np.linalg.inv(np.linalg.cholesky(_kernel(features @ features.T, pairs) + shared + np.diag(level * noise)))
+        _, level, interaction, features, sizes = best
+        root = np.linalg.inv(np.linalg.cholesky(_kernel(features, features, interaction) + shared + np.diag(level * noise)))
         white = root @ (target - mean)
         alpha = root.T @ white
         variance = max(float(white @ white) / len(target), 1e-300)
         offset = mean + OFFSET * float(np.mean([alpha[numbers == at].sum() for at in found.values()]))
-        self._fit = _Fit(centre, sizes, features, pairs, alpha, root, variance, offset)
+        self._fit = _Fit(centre, sizes, features, interaction, alpha, root, variance, offset)
 
     def predict(self, genotypes: Sequence[Genotype]) -> tuple[Floats, Floats]:
         """Predicted fitness on an average slice, and its standard deviation (of the fitness itself, without noise and offset).
@@ -143,9 +144,9 @@ class Surrogate:
         if known is None:
             return np.zeros(len(genotypes)), np.ones(len(genotypes))
         features = _joined(self.features(genotypes), known.centre, known.sizes)
-        cross = _kernel(features @ known.features.T, known.pairs)
-        own = (features**2).sum(axis=1)
-        spread = _kernel(own, known.pairs) - ((cross @ known.root.T) ** 2).sum(axis=1)
+        cross = _kernel(features, known.features, known.interaction)
+        own = (features**2).sum(axis=1) + known.interaction[0]
+        spread = own - ((cross @ known.root.T) ** 2).sum(axis=1)
         return known.offset + cross @ known.alpha, np.sqrt(known.variance * np.maximum(spread, 0.0))
 
 
@@ -156,9 +157,15 @@ def _likelihood(kernel: Floats, target: Floats) -> float:
     return -0.5 * len(target) * float(np.log(variance)) - float(np.log(np.diag(lower)).sum())
 
 
-def _kernel(products: Floats, pairs: float) -> Floats:
-    """The linear kernel and a multiple of its square."""
-    return products + pairs * products**2
+def _kernel(left: Floats, right: Floats, interaction: tuple[float, float]) -> Floats:
+    """A linear kernel plus a Gaussian one of the given variance and length."""
+    products: Floats = left @ right.T
+    variance, length = interaction
+    if not variance:
+        return products
+    squares: Floats = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * products
+    near: Floats = np.exp(-np.maximum(squares, 0) / (2 * length**2))
+    return products + variance * near
 
 
 def _sizes(groups: Sequence[Floats], centre: Sequence[Floats], mix: Sequence[float]) -> tuple[float, ...]:

@@ -110,17 +110,17 @@ def test_offsets_of_slices_and_noisy_trials_do_not_mislead() -> None:
     assert ranks["all"] > 0.6
 
 
-def test_pairs_learn_what_sums_cannot() -> None:
+def test_interactions_learn_what_sums_cannot() -> None:
     ledger = ledger_of(planted_problem(planted_space(2, ("gptq",)), share=0.5))
     genes = ledger.movable[:4]
     rng = random.Random(0)
     drawn = [random_profile(ledger, rng) for _ in range(400)]
     true = [float((g[genes[0]] > 1) * (g[genes[1]] > 1) - (g[genes[2]] > 1) * (g[genes[3]] > 1)) for g in drawn]
     errors = {}
-    for pairs in (True, False):
-        surrogate = Surrogate(ledger, (), pairs)
+    for interactions in (True, False):
+        surrogate = Surrogate(ledger, (), interactions)
         surrogate.fit(drawn[:300], true[:300])
-        errors[pairs] = float(np.mean((surrogate.predict(drawn[300:])[0] - np.array(true[300:])) ** 2))
+        errors[interactions] = float(np.mean((surrogate.predict(drawn[300:])[0] - np.array(true[300:])) ** 2))
     assert errors[True] < 0.8 * errors[False]
 
 
