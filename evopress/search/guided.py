@@ -64,7 +64,7 @@ class Guided(Searcher):
         patience: int = 3,
         local_looks: Sequence[Sequence[int]] = ((16, 512), (4, 1536), (1, 3584)),
         local_alpha: float = 0.9,
-        local_patience: int = 20,
+        local_patience: int = 40,
     ) -> None:
         super().__init__(problem, rng)
         self.rounds = check_count("rounds", rounds, 0)

@@ -9,6 +9,7 @@ descent. Measures nothing. Called by `guided`.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from math import log
 
@@ -28,6 +29,9 @@ LEAST, MOST = 0.3, 4.0
 DOUBTS = (0.0, 0.0, 0.5, 1.0)
 """Standard deviations by which the chosen ones may be better than predicted, in turns."""
 
+REST = 5
+"""Rounds for which a loser is not proposed: later ones are on other documents, and some lost by bad luck."""
+
 
 class Screening:
     """Remembers every trial, and proposes. Drops cost by factors, not by sums, so positive values are learnt as logarithms."""
@@ -36,7 +40,7 @@ class Screening:
         self._problem, self._ledger, self._rng = problem, ledger, rng
         self._surrogate = Surrogate(ledger, problem.errors)
         self._seen: list[tuple[Genotype, Genotype, float, int, str]] = []
-        self._refused: set[Genotype] = set()
+        self._refused: deque[set[Genotype]] = deque(maxlen=REST)
 
     def see(self, ask: Ask, trials: Sequence[Trial]) -> None:
         """Remember what was answered."""
@@ -45,8 +49,8 @@ class Screening:
             self._seen.append((self._ledger.key(genotype), genotype, trial.fitness, ask.slice.tokens, ask.slice.digest))
 
     def refuse(self, genotypes: Sequence[Genotype]) -> None:
-        """These lost against the incumbent and are not proposed again while it stands."""
-        self._refused.update(map(self._ledger.key, genotypes))
+        """These lost against the incumbent, and are not proposed again for some rounds or until there is another one."""
+        self._refused.append(set(map(self._ledger.key, genotypes)))
 
     def accept(self) -> None:
         """There is another incumbent: everybody may try again."""
@@ -60,7 +64,7 @@ class Screening:
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
             key = self._ledger.key(mutant)
-            if key != present and key not in self._refused:
+            if key != present and not any(key in lost for lost in self._refused):
                 drawn.setdefault(key, mutant)
         mutants = list(drawn.values())
         if not mutants:
