@@ -18,7 +18,7 @@ from evopress.search.ledger import Ledger
 from evopress.search.moves import mutate, switch_count
 from evopress.search.surrogate import Surrogate
 
-VIRTUAL = 400
+VIRTUAL = 1500
 """Mutants of the incumbent that are predicted for one choice."""
 MOVES = 3
 """Moves of a mutant, at most."""

@@ -1,11 +1,11 @@
 """A surrogate of the fitness: from levels to a score and its uncertainty, learnt from few trials on different slices. Numpy only.
 
 A Gaussian process (the posterior of a ridge regression, in dual form) whose features come in groups, from coarse to fine: the summed
-layer error; its sums per role; the error of every gene; and one-hot levels. The coarse ones generalise over sites and levels after a
-handful of trials, the fine ones take over as trials come in. To their linear kernel, centred on the trials, `interactions` adds a Gaussian
-one: sites interact in any number, and a trial tells most of what is near it. Trials of one slice share an unknown offset with a wide prior,
-so that only differences on common documents count. How groups, interactions and noise are weighed against each other is chosen from a small
-grid by the likelihood of the trials.
+layer error; its sums per role; per role and depth, with neighbouring depths blended in; the error of every gene; and one-hot levels. The
+coarse ones generalise over sites and levels after a handful of trials, the fine ones take over as trials come in. To their linear kernel,
+centred on the trials, `interactions` adds a Gaussian one: sites interact in any number, and a trial tells most of what is near it. Trials
+of one slice share an unknown offset with a wide prior, so that only differences on common documents count. How groups, interactions and
+noise are weighed against each other is chosen from a small grid by the likelihood of the trials.
 
 Idea: EQ-Net (2023), arXiv 2308.03213, learns accuracy from a quantisation code by an MLP on stored rows and lets evolution use it;
 departure: a kernel, because hundreds of rows are few for an MLP and because it tells its own uncertainty. Measures nothing, draws nothing.
@@ -26,8 +26,10 @@ from evopress.search.ledger import Ledger
 
 Floats = NDArray[np.float64]
 
-MIXES = ((4.0, 2.0, 1.0, 0.5), (1.0, 1.0, 1.0, 1.0), (0.25, 0.5, 1.0, 2.0))
-"""Weights of the groups, coarse to fine; those that are missing are left out."""
+MIXES = ((4.0, 2.0, 1.5, 1.0, 0.5), (1.0, 1.0, 1.0, 1.0, 1.0), (0.25, 0.5, 0.75, 1.0, 2.0))
+"""Weights of the groups, coarse to fine; without layer errors the first ones are left out."""
+NEAR = 1.5
+"""Depths over which neighbours are alike: standard deviation of the blend."""
 INTERACTIONS: tuple[tuple[float, float], ...] = ((0.0, 1.0), *product((1.0, 10.0), (1.0, 1.5, 2.5)))
 """Variance of the interactions, in units of the linear part's, and the distance over which they change, in units of the trials' spread."""
 NOISES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
@@ -68,6 +70,12 @@ class Surrogate:
             self._roles.setdefault(site.role if site.kind == "linear" else site.kind, len(self._roles)) for site in space.sites
         ]
         sizes = [len(space.choices(gene)) for gene in range(len(space.genes))]
+        depths = np.array([site.depth for site in space.sites], dtype=np.float64)
+        alike = np.exp(-(((depths[:, None] - np.arange(max(depths) + 1)) / NEAR) ** 2) / 2)
+        # site -> role × depth: a site counts in its own role, by how near it stands.
+        self._blend = np.stack(
+            [np.where((np.array(self._role_of) == role)[:, None], alike, 0.0) for role in range(len(self._roles))], axis=1
+        )
         self._first = np.concatenate(([0], np.cumsum(sizes)))
         self._gene_of = np.array([gene for _, gene in sorted((site, gene) for gene, sites in enumerate(space.genes) for site in sites)])
         widest = max(map(len, space.levels), default=0)
@@ -84,15 +92,19 @@ class Surrogate:
         ones = np.zeros((len(genotypes), int(self._first[-1])))
         sums = np.zeros((len(genotypes), len(space.genes)))
         roles = np.zeros((len(genotypes), len(self._roles)))
+        harm = np.zeros((len(genotypes), len(space.sites)))
         for site, (gene, parent) in enumerate(zip(self._gene_of.tolist(), space.parents, strict=True)):
             if parent >= 0:
                 running[:, site] = running[:, parent] & ~self._drops[parent, levels[:, self._gene_of[parent]]]
+            harm[:, site] = self._drops[site, levels[:, gene]] * running[:, site]
             ones[rows, self._first[gene] + levels[:, gene]] += running[:, site] / len(space.genes[gene])
             if self.errors:
                 error = self._table[site, levels[:, gene]] * running[:, site]
+                harm[:, site] += error
                 sums[:, gene] += error
                 roles[:, self._role_of[site]] += error
-        return (roles.sum(axis=1, keepdims=True), roles, sums, ones) if self.errors else (ones,)
+        near = np.tensordot(harm, self._blend, axes=1).reshape(len(genotypes), -1)
+        return (roles.sum(axis=1, keepdims=True), roles, near, sums, ones) if self.errors else (near, ones)
 
     def fit(
         self,
@@ -118,8 +130,8 @@ class Surrogate:
         shared = OFFSET * (numbers[:, None] == numbers[None, :])
         last = slice(-CHOOSING, None)
         best: tuple[float, float, tuple[float, float], Floats, tuple[float, ...]] | None = None
-        for mix, interaction in product(MIXES if len(groups) > 1 else ((1.0,),), self.interactions):
-            sizes = _sizes(groups, centre, mix)
+        for mix, interaction in product(MIXES, self.interactions):
+            sizes = _sizes(groups, centre, mix[-len(groups) :])
             features = _joined(groups, centre, sizes)
             kernel = _kernel(features[last], features[last], interaction) + shared[last, last]
             for level in NOISES:

@@ -16,7 +16,7 @@ from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import mutate, random_profile
 from evopress.search.predictor import Predictor
 from evopress.search.starts import known_starts
-from evopress.search.surrogate import Surrogate
+from evopress.search.surrogate import NEAR, Surrogate
 from evopress.testing.searchers import Planted, conformance_problems, follow, measure_with, planted_function, planted_problem, planted_space
 
 SMALL: dict[str, Any] = {"tokens": 700, "looks": ((2, 700), (1, 4200))}
@@ -77,11 +77,21 @@ def test_features_are_sums_over_the_sites_that_run(name: str) -> None:
     problem, rng = conformance_problems()[name], random.Random(0)
     ledger, space = ledger_of(problem), problem.space
     drawn = [random_profile(ledger, rng) for _ in range(10)]
-    total, roles, own, ones = Surrogate(ledger, problem.errors).features(drawn)
+    total, roles, near, own, ones = Surrogate(ledger, problem.errors).features(drawn)
     assert total[:, 0] == pytest.approx([error_of(ledger, genotype) for genotype in drawn])
     assert roles.sum(axis=1) == pytest.approx(total[:, 0])
+    depths = 1 + max(site.depth for site in space.sites)
+    kinds = list(dict.fromkeys(site.role if site.kind == "linear" else site.kind for site in space.sites))
+    assert near.shape == (10, len(kinds) * depths)
     for row, genotype in enumerate(drawn):
-        hidden = space.shadowed(space.spread(genotype))
+        levels = space.spread(genotype)
+        hidden = space.shadowed(levels)
+        blended = np.zeros((len(kinds), depths))
+        for number, site in enumerate(space.sites):
+            harm = 0.0 if hidden[number] else problem.errors[number][levels[number]] + ledger.is_drop[number][levels[number]]
+            role = kinds.index(site.role if site.kind == "linear" else site.kind)
+            blended[role] += harm * np.exp(-(((site.depth - np.arange(depths)) / NEAR) ** 2) / 2)
+        assert near[row] == pytest.approx(blended.ravel())
         first = 0
         for gene, sites in enumerate(space.genes):
             running = [site for site in sites if not hidden[site]]
