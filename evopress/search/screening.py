@@ -1,7 +1,7 @@
 """Screening: random moves around a profile, most of which are only looked at by a model of the search's own trials.
 
-Where slopes and probes find nothing more, what is left are moves that gain by working together. A surrogate with pairs of sites
-(`surrogate`) is fitted on every trial of the search so far; hundreds of mutants are predicted, and the few that may be best are handed on,
+Where slopes and probes find nothing more, what is left are moves that gain by working together. A surrogate with interactions
+(`surrogate`) is fitted on every trial of the search so far; many mutants are predicted, and the few that may be best are handed on,
 some of them for their mean and some for their doubt. Works in any space; in a space of drops it is all the search there is behind the
 descent. Measures nothing. Called by `guided`.
 """

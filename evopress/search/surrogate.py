@@ -57,7 +57,7 @@ class _Fit:
 class Surrogate:
     """Predicts the fitness of genotypes.
 
-    ledger: of the problem. errors: layer errors per site and level; without them only one-hot features, per role and per gene, remain.
+    ledger: of the problem. errors: layer errors per site and level; without them drops, blended over depths, and one-hot levels remain.
     interactions: whether they may be learnt.
     """
 

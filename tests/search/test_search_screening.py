@@ -10,7 +10,7 @@ from evopress.api import DROP, Ask, Problem, Profile, Slice
 from evopress.search.baselines import uniform_genotype
 from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import mutate
-from evopress.search.screening import Screening
+from evopress.search.screening import REST, Screening
 from evopress.testing.searchers import Planted, budget_between, measure_with, planted_problem, planted_space
 
 
@@ -68,6 +68,17 @@ def test_candidates_fit_are_distinct_and_leave_out_what_was_refused() -> None:
     every = {ledger.key(genotype) for _ in range(20) for genotype in screening.candidates(best, 8)}
     assert keys & every, "behind a new incumbent they may come again"
     assert problem.budgets[0].allows(problem.space.cost(problem.space.profile(first[0])))
+
+
+def test_losers_come_again_after_some_rounds() -> None:
+    screening, _, ledger, _, best = shown(0, 80)
+    lost = screening.candidates(best, 10**6)
+    screening.refuse(lost)
+    for _ in range(REST - 1):
+        assert not set(map(ledger.key, lost)) & set(map(ledger.key, screening.candidates(best, 10**6)))
+        screening.refuse([])
+    screening.refuse([])
+    assert set(map(ledger.key, lost)) & set(map(ledger.key, screening.candidates(best, 10**6)))
 
 
 def test_before_it_saw_anything_it_proposes_what_it_drew() -> None:
