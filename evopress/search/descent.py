@@ -3,7 +3,7 @@
 What a drop costs depends on what else is gone, and mostly grows with it. So the costs of all genes are measured once, and before every
 drop only those of the few that are cheapest by what was last seen of them (a lazy greedy, Minoux 1978, that looks once). Kinds of genes
 take turns, so that as large a share goes of each: the first drops of one kind may be cheap and its later ones ruinous, and the way back
-from such an extreme leads uphill, while trades away from an even share that pay are found by any search. Of the same kind as SLEB
+from such an extreme leads uphill; trades between kinds are left to the moves that follow. Of the same kind as SLEB
 (2402.09025), which measures all genes again for every drop. For spaces of drops; levels of linear sites stay at their dearest. Measuring
 is the caller's. Called by `guided`.
 """
