@@ -1,44 +1,71 @@
-"""Descent: from nothing dropped, drop what costs least for what it saves, measured in context, until the budgets hold.
+"""Descent: from nothing dropped, drop the depth that costs least for what it saves, measured in context, until the budgets hold.
 
-What a drop costs depends on what else is gone, and mostly grows with it. So the costs of all genes are measured once, and before every
-drop only those of the few that are cheapest by what was last seen of them (a lazy greedy, Minoux 1978, that looks once). Kinds of genes
-take turns, so that as large a share goes of each: the first drops of one kind may be cheap and its later ones ruinous, and the way back
-from such an extreme leads uphill; trades between kinds are left to the moves that follow. Of the same kind as SLEB
-(2402.09025), which measures all genes again for every drop. For spaces of drops; levels of linear sites stay at their dearest. Measuring
-is the caller's. Called by `guided`.
+A step drops everything droppable at one depth: an attention with its MLP, or the one kind that can go. Sublayer by sublayer a descent is
+led astray: its first steps are cheap wherever they are, and lie scattered, while good profiles of many drops are runs of whole depths; and
+the way from one to the other leads uphill. Which of a depth's sublayers to keep after all is left to the moves that follow.
+What a drop costs depends on what else is gone. So the costs of all depths are measured once, and before every step only those of the
+few that are cheapest by what was last seen of them (a lazy greedy, Minoux 1978, that looks once), and of a few that stand beside what is
+gone. Related: SLEB (2402.09025), which measures all blocks again for every drop. For spaces of drops; levels of linear sites stay at
+their dearest. Measuring is the caller's. Called by `guided`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 
 from evopress.api import Ask, Genotype, Problem, Slice, Trial
 from evopress.search.ledger import Draft, Ledger
-from evopress.search.moves import fill, is_dropped
-from evopress.search.probes import drop_level, flipped, probe
+from evopress.search.moves import fill
+from evopress.search.probes import drop_level
 
 FEWER = 4
-"""So many times fewer tokens serve the first look at every gene."""
-LIKELY = 4
-"""Genes whose costs are taken again before a drop."""
+"""So many times fewer tokens serve the first look at every depth."""
+CHEAPEST = 4
+"""Depths whose costs are taken again before a step: those that were cheapest when last seen,"""
+BESIDE = 4
+"""and so many more of those beside a dropped one, where what was seen is least true: what is left of a run may cost next to nothing."""
 
 
 def descend(problem: Problem, ledger: Ledger, slice_: Slice) -> Generator[Ask, Sequence[Trial], Genotype]:
     """A genotype that meets every budget.
 
-    All measurements are on one slice, so that old and new costs compare; but for the first, of every gene on its own, which are on a part
-    of it, because they only say who comes up when.
+    All measurements are on one slice, so that old and new costs compare; but for the first, of every depth on its own, which are on a
+    part of it, because they only say who comes up when.
     """
+    depths: dict[int, list[int]] = {}
+    for gene in ledger.containers:
+        depths.setdefault(ledger.space.sites[ledger.space.genes[gene][0]].depth, []).append(gene)
     here = tuple(ledger.top(gene) for gene in range(len(ledger.space.genes)))
-    costs = yield from probe(problem, ledger, here, ledger.containers, _start(slice_, slice_.tokens // FEWER), 0)
+    without = {depth: _without(ledger, here, genes) for depth, genes in depths.items()}
+    costs = yield from _costs(problem, here, without, _start(slice_, slice_.tokens // FEWER))
+    gone: list[int] = []
     while not (draft := Draft(ledger, here)).fits:
-        likely = _in_turn(draft, _by_price(draft, costs))[:LIKELY]
+        without = {depth: _without(ledger, here, genes) for depth, genes in depths.items() if depth not in gone}
+        likely = _likely(gone, _by_price(draft, without, costs))
         if not likely:
             return ledger.floor
-        costs |= yield from probe(problem, ledger, here, likely, slice_, 0)
-        here = flipped(ledger, here, next(gene for gene in _by_price(draft, costs) if gene in likely))
-    gone = [gene for gene in ledger.containers if is_dropped(draft, gene)]
-    return fill(ledger, here, sorted(gone, key=lambda gene: -costs[gene]))
+        costs |= yield from _costs(problem, here, {depth: without[depth] for depth in likely}, slice_)
+        gone.append(next(depth for depth in _by_price(draft, without, costs) if depth in likely))
+        here = without[gone[-1]]
+    # The last step may have freed more than was asked.
+    return fill(ledger, here, [gene for depth in reversed(gone) for gene in depths[depth]])
+
+
+def _without(ledger: Ledger, genotype: Genotype, genes: Sequence[int]) -> Genotype:
+    """With these dropped; where one contains another, the outer one."""
+    draft = Draft(ledger, genotype)
+    for gene in genes:
+        if draft.active(gene):
+            draft.set(gene, drop_level(ledger, gene))
+    return draft.genotype
+
+
+def _costs(
+    problem: Problem, here: Genotype, without: Mapping[int, Genotype], slice_: Slice
+) -> Generator[Ask, Sequence[Trial], dict[int, float]]:
+    """Depth -> what the fitness gains by its drop."""
+    trials = yield Ask(tuple(map(problem.space.profile, (here, *without.values()))), slice_)
+    return {depth: trial.fitness - trials[0].fitness for depth, trial in zip(without, trials[1:], strict=True)}
 
 
 def _start(slice_: Slice, tokens: int) -> Slice:
@@ -52,25 +79,18 @@ def _start(slice_: Slice, tokens: int) -> Slice:
     return Slice(slice_.token_set, tuple(pieces))
 
 
-def _in_turn(draft: Draft, order: Sequence[int]) -> list[int]:
-    """Those of the kind of which the smallest share is gone, in the given order."""
-    kinds = {gene: draft.ledger.space.sites[draft.ledger.space.genes[gene][0]].kind for gene in draft.ledger.containers}
-    shares: dict[str, float] = {}
-    for kind in dict.fromkeys(kinds[gene] for gene in order):
-        members = [gene for gene, other in kinds.items() if other == kind]
-        shares[kind] = sum(is_dropped(draft, gene) for gene in members) / len(members)
-    return [gene for gene in order if shares[kinds[gene]] == min(shares.values())]
+def _likely(gone: Collection[int], order: Sequence[int]) -> list[int]:
+    """The first in the order, and the first of the others that stand beside a depth that is gone."""
+    beside = [depth for depth in order[CHEAPEST:] if depth - 1 in gone or depth + 1 in gone]
+    return [*order[:CHEAPEST], *beside[:BESIDE]]
 
 
-def _by_price(draft: Draft, costs: dict[int, float]) -> list[int]:
-    """Kept genes by what dropping them costs for the share of the exceeded budgets it frees; those that free nothing are left out."""
+def _by_price(draft: Draft, without: Mapping[int, Genotype], costs: Mapping[int, float]) -> list[int]:
+    """Depths by what dropping them costs for the share of the exceeded budgets it frees; those that free nothing are left out."""
     prices = {}
-    for gene in draft.ledger.containers:
-        if gene in costs and draft.active(gene) and not is_dropped(draft, gene):
-            change = draft.delta(gene, drop_level(draft.ledger, gene))
-            over = zip(change, draft.excess, draft.ledger.limits, strict=False)
-            # More than is exceeded is of no use.
-            freed = sum(min(-value, excess) / max(limit, 1) for value, excess, limit in over if excess > 0)
-            if freed > 0:
-                prices[gene] = costs[gene] / freed
-    return sorted(prices, key=lambda gene: prices[gene])
+    for depth, genotype in without.items():
+        after = Draft(draft.ledger, genotype).excess  # freeing more than is exceeded is of no use
+        freed = sum((now - then) / max(limit, 1) for now, then, limit in zip(draft.excess, after, draft.ledger.limits, strict=False))
+        if freed > 0:
+            prices[depth] = costs[depth] / freed
+    return sorted(prices, key=lambda depth: prices[depth])

@@ -112,7 +112,8 @@ class Guided(Searcher):
     def _search(self) -> Steps:
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""
         starts = [*self._starts, *self._continued()]
-        if self.ledger.containers and not self.ledger.plain:
+        only_drops = self.ledger.containers and not self.ledger.plain
+        if only_drops:
             reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.probe_tokens))
             starts = distinct(self.ledger, [*starts, reached])
         if len(starts) > 1:
@@ -121,6 +122,8 @@ class Guided(Searcher):
             self._best = starts[min(range(len(trials)), key=lambda at: trials[at].fitness)]
         if not self.ledger.movable:
             return
+        if only_drops:  # what every flip alone does here: where screening begins
+            yield from probe(self.problem, self.ledger, self._best, self.ledger.containers, self._deck.deal(self.probe_tokens), 0)
         number = (yield from self._model_rounds()) if self.ledger.plain else 0
         yield from self._screened_rounds(number)
 

@@ -22,7 +22,7 @@ VIRTUAL = 1500
 """Mutants of the incumbent that are predicted for one choice."""
 MOVES = 3
 """Moves of a mutant, at most."""
-NEWEST = 400
+NEWEST = 800
 """Trials the surrogate learns from; its cost grows with their cube."""
 LEAST, MOST = 0.3, 4.0
 """Trials below this multiple of the incumbent's fitness are of another landscape; those above that one are just bad, however bad."""

@@ -1,8 +1,9 @@
 """A surrogate of the fitness: from levels to a score and its uncertainty, learnt from few trials on different slices. Numpy only.
 
 A Gaussian process (the posterior of a ridge regression, in dual form) whose features come in groups, from coarse to fine: the summed
-layer error; its sums per role; per role and depth, with neighbouring depths blended in; the error of every gene; and one-hot levels. The
-coarse ones generalise over sites and levels after a handful of trials, the fine ones take over as trials come in. To their linear kernel,
+layer error; its sums per role; per role and depth, with neighbouring depths blended in; the error of every gene; one-hot levels; and how
+many drops stand beside each other, in all and per depth, because drops come in runs. The coarse ones generalise over sites and levels
+after a handful of trials, the fine ones take over as trials come in. To their linear kernel,
 centred on the trials, `interactions` adds a Gaussian one: sites interact in any number, and a trial tells most of what is near it. Trials
 of one slice share an unknown offset with a wide prior, so that only differences on common documents count. How groups, interactions and
 noise are weighed against each other is chosen from a small grid by the likelihood of the trials.
@@ -14,9 +15,9 @@ Called by `predictor`; any searcher may.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,12 @@ from evopress.search.ledger import Ledger
 
 Floats = NDArray[np.float64]
 
-MIXES = ((4.0, 2.0, 1.5, 1.0, 0.5), (1.0, 1.0, 1.0, 1.0, 1.0), (0.25, 0.5, 0.75, 1.0, 2.0))
-"""Weights of the groups, coarse to fine; without layer errors the first ones are left out."""
+MIXES: tuple[dict[str, float], ...] = (
+    {"runs": 1.0, "beside": 1.0, "total": 4.0, "roles": 2.0, "near": 1.5, "sums": 1.0, "ones": 0.5},
+    {"runs": 1.0, "beside": 1.0, "total": 1.0, "roles": 1.0, "near": 1.0, "sums": 1.0, "ones": 1.0},
+    {"runs": 1.0, "beside": 1.0, "total": 0.25, "roles": 0.5, "near": 0.75, "sums": 1.0, "ones": 2.0},
+)
+"""Weights of the groups of features."""
 NEAR = 1.5
 """Depths over which neighbours are alike: standard deviation of the blend."""
 INTERACTIONS: tuple[tuple[float, float], ...] = ((0.0, 1.0), *product((1.0, 10.0), (1.0, 1.5, 2.5)))
@@ -44,8 +49,8 @@ OFFSET = 100.0
 class _Fit:
     """What `predict` needs. centre, sizes: per group of features. alpha: dual weights. root: inverse of the Cholesky factor."""
 
-    centre: tuple[Floats, ...]
-    sizes: tuple[float, ...]
+    centre: Mapping[str, Floats]
+    sizes: Mapping[str, float]
     features: Floats
     interaction: tuple[float, float]
     alpha: Floats
@@ -76,6 +81,7 @@ class Surrogate:
         self._blend = np.stack(
             [np.where((np.array(self._role_of) == role)[:, None], alike, 0.0) for role in range(len(self._roles))], axis=1
         )
+        self._pairs, self._pair_kinds, self._pair_blend = self._beside(depths)
         self._first = np.concatenate(([0], np.cumsum(sizes)))
         self._gene_of = np.array([gene for _, gene in sorted((site, gene) for gene, sites in enumerate(space.genes) for site in sites)])
         widest = max(map(len, space.levels), default=0)
@@ -83,8 +89,23 @@ class Surrogate:
         self._table = np.array([[*row, *[0.0] * (widest - len(row))] for row in errors])
         self._fit: _Fit | None = None
 
-    def features(self, genotypes: Sequence[Genotype]) -> tuple[Floats, ...]:
-        """Groups of features, coarse to fine; one row a genotype. Sites that do not run have none."""
+    def _beside(self, depths: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Pairs of droppable sites that stand beside each other: of one kind at depths in a row, or of two kinds at one depth.
+
+        Their positions (pairs × 2), which kinds they are of (pairs × kinds of pair), and the same blended over depths.
+        """
+        space, role_of = self.ledger.space, self._role_of
+        droppable = [site for site, row in enumerate(self.ledger.is_drop) if any(row)]
+        pairs = [(a, b) for a, b in combinations(droppable, 2) if space.sites[b].depth - space.sites[a].depth == (role_of[a] == role_of[b])]
+        kinds: dict[tuple[int, int], int] = {}
+        own = [kinds.setdefault((role_of[a], role_of[b]), len(kinds)) for a, b in pairs]
+        which = np.eye(max(len(kinds), 1))[np.array(own, dtype=np.int64)]
+        middle = np.array([(depths[a] + depths[b]) / 2 for a, b in pairs])
+        alike = np.exp(-(((middle[:, None] - np.arange(max(depths) + 1)) / NEAR) ** 2) / 2)
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2), which, which[:, :, None] * alike[:, None, :]
+
+    def features(self, genotypes: Sequence[Genotype]) -> dict[str, Floats]:
+        """Groups of features; one row a genotype. Sites that do not run have none."""
         space = self.ledger.space
         levels = np.array(genotypes, dtype=np.int64).reshape(len(genotypes), len(space.genes))
         rows = np.arange(len(genotypes))
@@ -93,18 +114,24 @@ class Surrogate:
         sums = np.zeros((len(genotypes), len(space.genes)))
         roles = np.zeros((len(genotypes), len(self._roles)))
         harm = np.zeros((len(genotypes), len(space.sites)))
+        gone = np.zeros_like(harm)
         for site, (gene, parent) in enumerate(zip(self._gene_of.tolist(), space.parents, strict=True)):
             if parent >= 0:
                 running[:, site] = running[:, parent] & ~self._drops[parent, levels[:, self._gene_of[parent]]]
-            harm[:, site] = self._drops[site, levels[:, gene]] * running[:, site]
+            gone[:, site] = harm[:, site] = self._drops[site, levels[:, gene]] * running[:, site]
             ones[rows, self._first[gene] + levels[:, gene]] += running[:, site] / len(space.genes[gene])
             if self.errors:
                 error = self._table[site, levels[:, gene]] * running[:, site]
                 harm[:, site] += error
                 sums[:, gene] += error
                 roles[:, self._role_of[site]] += error
-        near = np.tensordot(harm, self._blend, axes=1).reshape(len(genotypes), -1)
-        return (roles.sum(axis=1, keepdims=True), roles, near, sums, ones) if self.errors else (near, ones)
+        found = {"total": roles.sum(axis=1, keepdims=True), "roles": roles} if self.errors else {}
+        found["near"] = np.tensordot(harm, self._blend, axes=1).reshape(len(genotypes), -1)
+        found |= {"sums": sums, "ones": ones} if self.errors else {"ones": ones}
+        if len(self._pairs):
+            both = gone[:, self._pairs[:, 0]] * gone[:, self._pairs[:, 1]]
+            found |= {"runs": both @ self._pair_kinds, "beside": np.tensordot(both, self._pair_blend, axes=1).reshape(len(genotypes), -1)}
+        return found
 
     def fit(
         self,
@@ -119,7 +146,7 @@ class Surrogate:
         none given: all do.
         """
         groups = self.features(genotypes)
-        centre = tuple(group.mean(axis=0) for group in groups)
+        centre = {name: group.mean(axis=0) for name, group in groups.items()}
         target = np.asarray(values, dtype=np.float64)
         mean = float(target.mean())
         heavy = np.asarray(weights, dtype=np.float64) if len(weights) else np.ones(len(target))
@@ -129,9 +156,9 @@ class Surrogate:
         numbers = np.array([found[label] for label in labels])
         shared = OFFSET * (numbers[:, None] == numbers[None, :])
         last = slice(-CHOOSING, None)
-        best: tuple[float, float, tuple[float, float], Floats, tuple[float, ...]] | None = None
+        best: tuple[float, float, tuple[float, float], Floats, dict[str, float]] | None = None
         for mix, interaction in product(MIXES, self.interactions):
-            sizes = _sizes(groups, centre, mix[-len(groups) :])
+            sizes = _sizes(groups, centre, mix)
             features = _joined(groups, centre, sizes)
             kernel = _kernel(features[last], features[last], interaction) + shared[last, last]
             for level in NOISES:
@@ -180,12 +207,13 @@ def _kernel(left: Floats, right: Floats, interaction: tuple[float, float]) -> Fl
     return products + variance * near
 
 
-def _sizes(groups: Sequence[Floats], centre: Sequence[Floats], mix: Sequence[float]) -> tuple[float, ...]:
+def _sizes(groups: Mapping[str, Floats], centre: Mapping[str, Floats], mix: Mapping[str, float]) -> dict[str, float]:
     """What to divide each group by, so that it has its share of a prior variance of 1 over the trials; constant groups stay as they are."""
-    spreads = [float(((group - mid) ** 2).sum(axis=1).mean()) for group, mid in zip(groups, centre, strict=True)]
-    return tuple((spread / (weight / sum(mix))) ** 0.5 if spread else 1.0 for spread, weight in zip(spreads, mix, strict=True))
+    spreads = {name: float(((group - centre[name]) ** 2).sum(axis=1).mean()) for name, group in groups.items()}
+    whole = sum(mix[name] for name in groups)
+    return {name: (spread / (mix[name] / whole)) ** 0.5 if spread else 1.0 for name, spread in spreads.items()}
 
 
-def _joined(groups: Sequence[Floats], centre: Sequence[Floats], sizes: Sequence[float]) -> Floats:
+def _joined(groups: Mapping[str, Floats], centre: Mapping[str, Floats], sizes: Mapping[str, float]) -> Floats:
     """All features side by side, centred and scaled."""
-    return np.concatenate([(group - mid) / size for group, mid, size in zip(groups, centre, sizes, strict=True)], axis=1)
+    return np.concatenate([(group - centre[name]) / sizes[name] for name, group in groups.items()], axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TypeVar
@@ -20,7 +20,7 @@ from evopress.search.knapsack import solve
 from evopress.search.ledger import Draft, Ledger, ledger_of
 from evopress.search.moves import is_dropped
 from evopress.search.parabolas import Parabolas
-from evopress.search.probes import drop_level, flipped, probe
+from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import changed, predicted, propose
 from evopress.testing.searchers import Measure, Planted, follow, measure_with, planted_function, planted_problem, planted_space
 
@@ -186,24 +186,44 @@ def test_probes_are_the_changes_of_single_drops_and_restorations() -> None:
     assert not all(budget.allows(space.cost(profile)) for profile in ask.profiles), "a restoration alone is beyond the budget"
 
 
-def test_the_descent_takes_as_large_a_share_of_every_kind() -> None:
+def test_the_descent_goes_by_whole_depths() -> None:
     space = planted_space(8, ("drop",), ("attention", "mlp"))
     limit = space.cheapest.params + (space.dearest.params - space.cheapest.params) // 2
     problem = planted_problem(space, (Budget("params", "params", limit),))
     ledger = ledger_of(problem)
     reached, _ = answered(descend(problem, ledger, Slice("planted", ((0, 700),))), measure_with(growing(space, 0, 0.0), space))
     draft = Draft(ledger, reached)
-    kinds = [space.sites[space.genes[gene][0]].kind for gene in ledger.containers if is_dropped(draft, gene)]
-    assert abs(kinds.count("attention") - kinds.count("mlp")) <= 1
+    depths = [space.sites[space.genes[gene][0]].depth for gene in ledger.containers if is_dropped(draft, gene)]
+    assert len(depths) == 8
+    assert all(depths.count(depth) == 2 for depth in depths)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_descent_sees_that_drops_grow_cheap_beside_others(seed: int) -> None:
+    """A run of sublayers that is dear to begin and cheap to go on with, among single ones that are cheaper to begin."""
+    space = planted_space(16, ("drop",), ("mlp",))
+    single = {site.name: random.Random(f"{seed}/{site.name}").uniform(1, 1.2) for site in space.sites}
+
+    def function(profile: Profile) -> float:
+        gone = {int(name.split(".")[1]): single[name] for name, level in profile if level == DROP}
+        return sum(cost * (0.2 if depth - 1 in gone else 1) for depth, cost in gone.items())
+
+    problem = planted_problem(space, (Budget("params", "params", int(0.6 * space.dearest.params)),), seed=seed)
+    ledger = ledger_of(problem)
+    reached, asked = answered(descend(problem, ledger, Slice("planted", ((0, 700),))), measure_with(function, space))
+    draft = Draft(ledger, reached)
+    gone = sorted(space.sites[space.genes[gene][0]].depth for gene in ledger.containers if is_dropped(draft, gene))
+    assert gone == list(range(gone[0], gone[0] + len(gone)))
+    assert sum(len(ask.profiles) for ask in asked) < 17 + len(gone) * 10, "and not by looking at everything again"
 
 
 def growing(space: Space, seed: int, growth: float = 0.5) -> Planted:
-    """Dropping costs a random amount of each container, and `growth` more with every other drop beside it in the same block."""
+    """Dropping costs a random amount of each container, and `growth` more with every other drop in its block or beside it."""
     losses = {site.name: random.Random(f"{seed}/{site.name}").uniform(0.1, 1) for site in space.sites}
 
     def function(profile: Profile) -> float:
         gone = [name for name, level in profile if level == DROP]
-        beside = sum(a != b and a.split(".")[1] == b.split(".")[1] for a in gone for b in gone)
+        beside = sum(a != b and abs(int(a.split(".")[1]) - int(b.split(".")[1])) <= 1 for a in gone for b in gone)
         return sum(losses[name] for name in gone) + growth * beside
 
     return function
@@ -211,29 +231,25 @@ def growing(space: Space, seed: int, growth: float = 0.5) -> Planted:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_lazy_descent_drops_what_looking_at_everything_again_would_drop(seed: int) -> None:
-    space = planted_space(6, ("drop",), ("attention", "mlp"))
-    problem = planted_problem(space, (Budget("params", "params", int(0.6 * space.dearest.params)),), seed=seed)
+    space = planted_space(12, ("drop",), ("attention", "mlp"))
+    problem = planted_problem(space, (Budget("params", "params", int(0.5 * space.dearest.params)),), seed=seed)
     ledger, function = ledger_of(problem), growing(space, seed)
     reached, asked = answered(descend(problem, ledger, Slice("planted", ((0, 700),))), measure_with(function, space))
-    draft = Draft(ledger, [ledger.top(gene) for gene in range(len(space.genes))])
-    kinds = {gene: space.sites[space.genes[gene][0]].kind for gene in ledger.containers}
+    depths = {site.depth for site in space.sites if site.kind == "mlp"}
+
+    def without(gone: Collection[int]) -> Profile:
+        genotype = [ledger.top(gene) for gene in range(len(space.genes))]
+        for gene in ledger.containers:
+            if space.sites[space.genes[gene][0]].depth in gone:
+                genotype[gene] = drop_level(ledger, gene)
+        return space.profile(genotype)
+
     gone: list[int] = []
-
-    def price(gene: int) -> float:
-        left = min(-draft.delta(gene, drop_level(ledger, gene))[0], draft.excess[0])
-        return (function(space.profile(flipped(ledger, draft.genotype, gene))) - function(space.profile(draft.genotype))) / left
-
-    def rarity(gene: int) -> int:
-        return sum(kinds[other] == kinds[gene] for other in gone)
-
-    while not draft.fits:
-        kept = [gene for gene in ledger.containers if gene not in gone]
-        turn = min(map(rarity, kept))
-        gone.append(min((gene for gene in kept if rarity(gene) == turn), key=price))
-        draft.set(gone[-1], drop_level(ledger, gone[-1]))
+    while not problem.budgets[0].allows(space.cost(without(gone))):
+        gone.append(min(depths - set(gone), key=lambda depth: function(without([*gone, depth]))))
     assert ledger.fits(reached)
-    assert function(space.profile(reached)) <= function(space.profile(draft.genotype)) + 1e-9
-    everything = sum(len(ledger.containers) - dropped + 1 for dropped in range(len(gone)))
+    assert function(space.profile(reached)) <= function(without(gone)) + 1e-9
+    everything = sum(len(depths) - dropped + 1 for dropped in range(len(gone)))
     assert sum(len(ask.profiles) for ask in asked) < everything, "as many measurements as without laziness"
 
 

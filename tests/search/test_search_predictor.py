@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from evopress.api import Genotype, Problem, UsageError
+from evopress.api import Budget, Genotype, Problem, UsageError
 from evopress.search.evolve import Evolve
 from evopress.search.knapsack import error_of
 from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import mutate, random_profile
 from evopress.search.predictor import Predictor
+from evopress.search.probes import drop_level
 from evopress.search.starts import known_starts
 from evopress.search.surrogate import NEAR, Surrogate
 from evopress.testing.searchers import Planted, conformance_problems, follow, measure_with, planted_function, planted_problem, planted_space
@@ -72,12 +73,33 @@ def test_layer_errors_help_while_trials_are_few() -> None:
     assert min(gains) > 0.1
 
 
+def test_runs_of_drops_are_counted() -> None:
+    """Of one kind at depths in a row, of two kinds at one depth; not what stands apart."""
+    space = planted_space(6, ("drop",), ("attention", "mlp"))
+    ledger = ledger_of(planted_problem(space, (Budget("params", "params", space.dearest.params),)))
+    names = [space.sites[sites[0]].name for sites in space.genes]
+    top = [ledger.top(gene) for gene in range(len(space.genes))]
+
+    def runs(*gone: str) -> list[float]:
+        genotype = [drop_level(ledger, gene) if name in gone else level for gene, (name, level) in enumerate(zip(names, top, strict=True))]
+        groups = Surrogate(ledger).features([tuple(genotype)])
+        assert groups["beside"].any() == groups["runs"].any()
+        return sorted(groups["runs"][0].tolist())
+
+    attention, mlp = ([site.name for site in space.sites if site.kind == kind] for kind in ("attention", "mlp"))
+    assert runs() == [0, 0, 0]
+    assert runs(attention[0], attention[2], mlp[4]) == [0, 0, 0]
+    assert runs(attention[0], attention[1], attention[2]) == [0, 0, 2]
+    assert runs(attention[0], attention[1], mlp[1], mlp[2]) == [1, 1, 1]
+
+
 @pytest.mark.parametrize("name", sorted(conformance_problems()))
 def test_features_are_sums_over_the_sites_that_run(name: str) -> None:
     problem, rng = conformance_problems()[name], random.Random(0)
     ledger, space = ledger_of(problem), problem.space
     drawn = [random_profile(ledger, rng) for _ in range(10)]
-    total, roles, near, own, ones = Surrogate(ledger, problem.errors).features(drawn)
+    groups = Surrogate(ledger, problem.errors).features(drawn)
+    total, roles, near, own, ones = (groups[name] for name in ("total", "roles", "near", "sums", "ones"))
     assert total[:, 0] == pytest.approx([error_of(ledger, genotype) for genotype in drawn])
     assert roles.sum(axis=1) == pytest.approx(total[:, 0])
     depths = 1 + max(site.depth for site in space.sites)
