@@ -26,9 +26,8 @@ NEWEST = 800
 """Trials the surrogate learns from; its cost grows with their cube."""
 LEAST, MOST = 0.3, 4.0
 """Trials below this multiple of the incumbent's fitness are of another landscape; those above that one are just bad, however bad."""
-DOUBTS = (0.0, 0.0, 0.5, 1.0)
-"""Standard deviations by which the chosen ones may be better than predicted, in turns."""
-
+DOUBTS = (0.0, 0.5, 1.0, None)
+"""Standard deviations by which the chosen ones may be better than predicted, in turns; None: chosen blindly, because the model may be wrong."""
 REST = 5
 """Rounds for which a loser is not proposed: later ones are on other documents, and some lost by bad luck."""
 
@@ -72,8 +71,9 @@ class Screening:
         means, spreads = self._surrogate.predict(mutants)
         chosen: list[int] = []
         for turn in range(min(count, len(mutants))):
-            hopes = means - DOUBTS[turn % len(DOUBTS)] * spreads
-            chosen.append(next(int(at) for at in hopes.argsort(kind="stable") if int(at) not in chosen))
+            doubt = DOUBTS[turn % len(DOUBTS)]
+            order = range(len(mutants)) if doubt is None else (means - doubt * spreads).argsort(kind="stable").tolist()
+            chosen.append(next(at for at in order if at not in chosen))
         return [mutants[at] for at in sorted(chosen, key=lambda at: float(means[at]))]
 
     def _fit(self, present: Genotype) -> None:
