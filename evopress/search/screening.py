@@ -27,7 +27,7 @@ NEWEST = 800
 LEAST, MOST = 0.3, 4.0
 """Trials below this multiple of the incumbent's fitness are of another landscape; those above that one are just bad, however bad."""
 DOUBTS = (0.0, 0.5, 1.0, None)
-"""Standard deviations by which the chosen ones may be better than predicted, in turns; None: chosen blindly, because the model may be wrong."""
+"""Standard deviations by which the chosen ones may be better than predicted, in turns; None: drawn blindly, as the model may be wrong."""
 REST = 5
 """Rounds for which a loser is not proposed: later ones are on other documents, and some lost by bad luck."""
 
