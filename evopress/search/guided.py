@@ -154,14 +154,18 @@ class Guided(Searcher):
         return self.rounds
 
     def _screened_rounds(self, number: int) -> Steps:
-        """Rounds of screened moves, until too many in a row found nothing."""
+        """Rounds of screened moves, until too many in a row found nothing.
+
+        Drops of one kind are traded for drops of another only after a few such rounds: three attentions that are not yet the best ones are
+        soon given back for one more MLP, and from there no small step leads back.
+        """
         failures = 0
         while number < self.rounds and failures < self.local_patience:
             number += 1
-            candidates = self._screening.candidates(self._best, self.local_looks[0][0])
-            if not candidates:
+            candidates = self._screening.candidates(self._best, self.local_looks[0][0], failures >= self.patience)
+            if not candidates and failures >= self.patience:
                 return
-            won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
+            won = bool(candidates) and (yield from self._race(candidates, self.local_looks, self.local_alpha, number))
             failures = 0 if won else failures + 1
 
     def _race(self, candidates: Sequence[Genotype], looks: Looks, alpha: float, number: int) -> Generator[Ask, Sequence[Trial], bool]:

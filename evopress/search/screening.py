@@ -9,13 +9,13 @@ descent. Measures nothing. Called by `guided`.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from math import log
 
 from evopress.api import Ask, Genotype, Problem, Trial
-from evopress.search.ledger import Ledger
-from evopress.search.moves import mutate, switch_count
+from evopress.search.ledger import Draft, Ledger
+from evopress.search.moves import is_dropped, mutate, switch_count
 from evopress.search.surrogate import Surrogate
 
 VIRTUAL = 1500
@@ -55,15 +55,20 @@ class Screening:
         """There is another incumbent: everybody may try again."""
         self._refused.clear()
 
-    def candidates(self, best: Genotype, count: int) -> list[Genotype]:
-        """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up."""
-        present = self._ledger.key(best)
+    def candidates(self, best: Genotype, count: int, trades: bool = True) -> list[Genotype]:
+        """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up.
+
+        trades: whether they may have dropped more of one kind for less of another.
+        """
+        present, dropped = self._ledger.key(best), self._dropped(best)
         self._fit(present)
         drawn: dict[Genotype, Genotype] = {}
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
             key = self._ledger.key(mutant)
-            if key != present and not any(key in lost for lost in self._refused):
+            if key == present or not (trades or self._dropped(mutant) == dropped):
+                continue
+            if not any(key in lost for lost in self._refused):
                 drawn.setdefault(key, mutant)
         mutants = list(drawn.values())
         if not mutants:
@@ -75,6 +80,12 @@ class Screening:
             order = range(len(mutants)) if doubt is None else (means - doubt * spreads).argsort(kind="stable").tolist()
             chosen.append(next(at for at in order if at not in chosen))
         return [mutants[at] for at in sorted(chosen, key=lambda at: float(means[at]))]
+
+    def _dropped(self, genotype: Genotype) -> Counter[str]:
+        """How many of each kind are dropped."""
+        draft, space = Draft(self._ledger, genotype), self._problem.space
+        gone = (gene for gene in self._ledger.containers if is_dropped(draft, gene))
+        return Counter(space.sites[space.genes[gene][0]].kind for gene in gone)
 
     def _fit(self, present: Genotype) -> None:
         level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
