@@ -39,8 +39,9 @@ class Guided(Searcher):
     come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no
     better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, the descent's too.
     probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before screened moves
-    begin; local_looks, local_alpha: of their races; local_patience: rounds of them without a winner before the search ends. Raises
-    UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
+    begin, and without one of these before kinds of drops are traded; local_looks, local_alpha: of their races; local_patience: rounds of
+    them without a winner before the search ends. Raises UsageError for bad options, and for a search set with fewer tokens than a
+    question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
