@@ -18,6 +18,8 @@ from evopress.search.ledger import Draft, Ledger
 from evopress.search.moves import fill
 from evopress.search.probes import drop_level
 
+HERE = -1
+"""Stands for the profile as it is, among depths that may go."""
 FEWER = 4
 """So many times fewer tokens serve the first look at every depth."""
 CHEAPEST = 4
@@ -36,17 +38,22 @@ def descend(problem: Problem, ledger: Ledger, slice_: Slice) -> Generator[Ask, S
     for gene in ledger.containers:
         depths.setdefault(ledger.space.sites[ledger.space.genes[gene][0]].depth, []).append(gene)
     here = tuple(ledger.top(gene) for gene in range(len(ledger.space.genes)))
+    if Draft(ledger, here).fits:
+        return here
     without = {depth: _without(ledger, here, genes) for depth, genes in depths.items()}
-    costs = yield from _costs(problem, here, without, _start(slice_, slice_.tokens // FEWER))
+    first = yield from _measure(problem, {HERE: here, **without}, _start(slice_, slice_.tokens // FEWER))
+    costs = {depth: first[depth] - first[HERE] for depth in depths}
+    fitness = (yield from _measure(problem, {HERE: here}, slice_))[HERE]
     gone: list[int] = []
     while not (draft := Draft(ledger, here)).fits:
         without = {depth: _without(ledger, here, genes) for depth, genes in depths.items() if depth not in gone}
         likely = _likely(gone, _by_price(draft, without, costs))
         if not likely:
             return ledger.floor
-        costs |= yield from _costs(problem, here, {depth: without[depth] for depth in likely}, slice_)
+        found = yield from _measure(problem, {depth: without[depth] for depth in likely}, slice_)
+        costs |= {depth: value - fitness for depth, value in found.items()}
         gone.append(next(depth for depth in _by_price(draft, without, costs) if depth in likely))
-        here = without[gone[-1]]
+        here, fitness = without[gone[-1]], found[gone[-1]]
     # The last step may have freed more than was asked.
     return fill(ledger, here, [gene for depth in reversed(gone) for gene in depths[depth]])
 
@@ -60,12 +67,10 @@ def _without(ledger: Ledger, genotype: Genotype, genes: Sequence[int]) -> Genoty
     return draft.genotype
 
 
-def _costs(
-    problem: Problem, here: Genotype, without: Mapping[int, Genotype], slice_: Slice
-) -> Generator[Ask, Sequence[Trial], dict[int, float]]:
-    """Depth -> what the fitness gains by its drop."""
-    trials = yield Ask(tuple(map(problem.space.profile, (here, *without.values()))), slice_)
-    return {depth: trial.fitness - trials[0].fitness for depth, trial in zip(without, trials[1:], strict=True)}
+def _measure(problem: Problem, genotypes: Mapping[int, Genotype], slice_: Slice) -> Generator[Ask, Sequence[Trial], dict[int, float]]:
+    """The fitness of each."""
+    trials = yield Ask(tuple(map(problem.space.profile, genotypes.values())), slice_)
+    return {name: trial.fitness for name, trial in zip(genotypes, trials, strict=True)}
 
 
 def _start(slice_: Slice, tokens: int) -> Slice:
@@ -92,5 +97,5 @@ def _by_price(draft: Draft, without: Mapping[int, Genotype], costs: Mapping[int,
         after = Draft(draft.ledger, genotype).excess  # freeing more than is exceeded is of no use
         freed = sum((now - then) / max(limit, 1) for now, then, limit in zip(draft.excess, after, draft.ledger.limits, strict=False))
         if freed > 0:
-            prices[depth] = costs[depth] / freed
+            prices[depth] = costs[depth] / freed if costs[depth] > 0 else costs[depth] * freed
     return sorted(prices, key=lambda depth: prices[depth])

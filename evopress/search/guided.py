@@ -30,6 +30,8 @@ from evopress.search.watching import watched
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
 """Distances of a proposal, as shares of the weights at another level."""
+TRADES_AFTER = 3
+"""Screened rounds in a row without a winner after which drops of one kind may be traded for drops of another."""
 
 
 class Guided(Searcher):
@@ -39,9 +41,8 @@ class Guided(Searcher):
     come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no
     better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, the descent's too.
     probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before screened moves
-    begin, and without one of these before kinds of drops are traded; local_looks, local_alpha: of their races; local_patience: rounds of
-    them without a winner before the search ends. Raises UsageError for bad options, and for a search set with fewer tokens than a
-    question takes or fewer documents than a race needs.
+    begin; local_looks, local_alpha: of their races; local_patience: rounds of them without a winner before the search ends. Raises
+    UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
@@ -112,7 +113,7 @@ class Guided(Searcher):
 
     def _search(self) -> Steps:
         """Rank the starts; rounds of exact proposals; then rounds of screened moves."""
-        starts = [*self._starts, *self._continued()]
+        starts = distinct(self.ledger, [*self._starts, *self._continued()])
         only_drops = self.ledger.containers and not self.ledger.plain
         if only_drops:
             reached = yield from descend(self.problem, self.ledger, self._deck.deal(self.probe_tokens))
@@ -157,17 +158,22 @@ class Guided(Searcher):
     def _screened_rounds(self, number: int) -> Steps:
         """Rounds of screened moves, until too many in a row found nothing.
 
-        Drops of one kind are traded for drops of another only after a few such rounds: three attentions that are not yet the best ones are
-        soon given back for one more MLP, and from there no small step leads back.
+        In a space of drops, kinds are not traded before a few rounds in a row have failed: three attentions that are not yet the best
+        ones are soon given back for one more MLP, and from there no small step leads back.
         """
         failures = 0
         while number < self.rounds and failures < self.local_patience:
             number += 1
-            candidates = self._screening.candidates(self._best, self.local_looks[0][0], failures >= self.patience)
-            if not candidates and failures >= self.patience:
+            trades = bool(self.ledger.plain) or failures >= TRADES_AFTER
+            candidates = self._screening.candidates(self._best, self.local_looks[0][0], trades)
+            if candidates:
+                won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
+                failures = 0 if won else failures + 1
+            elif trades and not self._screening.resting:
                 return
-            won = bool(candidates) and (yield from self._race(candidates, self.local_looks, self.local_alpha, number))
-            failures = 0 if won else failures + 1
+            else:
+                self._screening.refuse([])
+                failures += 1
 
     def _race(self, candidates: Sequence[Genotype], looks: Looks, alpha: float, number: int) -> Generator[Ask, Sequence[Trial], bool]:
         """Race candidates against the incumbent, which the winner replaces. Was there one?"""

@@ -1,8 +1,8 @@
 """Screening: random moves around a profile, most of which are only looked at by a model of the search's own trials.
 
 Where slopes and probes find nothing more, what is left are moves that gain by working together. A surrogate with interactions
-(`surrogate`) is fitted on every trial of the search so far; many mutants are predicted, and the few that may be best are handed on,
-some of them for their mean and some for their doubt. Works in any space; in a space of drops it is all the search there is behind the
+(`surrogate`) is fitted on the newest trials of the search; many mutants are predicted, and a few are handed on: some for their mean, some
+for their doubt, and some blindly. Works in any space; in a space of drops it is all the search there is behind the
 descent. Measures nothing. Called by `guided`.
 """
 
@@ -12,6 +12,8 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 from math import log
+
+import numpy as np
 
 from evopress.api import Ask, Genotype, Problem, Trial
 from evopress.search.ledger import Draft, Ledger
@@ -51,6 +53,11 @@ class Screening:
         """These lost against the incumbent, and are not proposed again for some rounds or until there is another one."""
         self._refused.append(set(map(self._ledger.key, genotypes)))
 
+    @property
+    def resting(self) -> bool:
+        """Is there anybody who may be proposed again later?"""
+        return any(self._refused)
+
     def accept(self) -> None:
         """There is another incumbent: everybody may try again."""
         self._refused.clear()
@@ -66,26 +73,30 @@ class Screening:
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
             key = self._ledger.key(mutant)
-            if key == present or not (trades or self._dropped(mutant) == dropped):
-                continue
-            if not any(key in lost for lost in self._refused):
+            if key != present and not any(key in lost for lost in self._refused) and (trades or not self._trades(dropped, mutant)):
                 drawn.setdefault(key, mutant)
         mutants = list(drawn.values())
         if not mutants:
             return []
         means, spreads = self._surrogate.predict(mutants)
-        chosen: list[int] = []
+        orders = [
+            iter(range(len(mutants)) if doubt is None else (means - doubt * spreads).argsort(kind="stable").tolist()) for doubt in DOUBTS
+        ]
+        chosen: dict[int, None] = {}
         for turn in range(min(count, len(mutants))):
-            doubt = DOUBTS[turn % len(DOUBTS)]
-            order = range(len(mutants)) if doubt is None else (means - doubt * spreads).argsort(kind="stable").tolist()
-            chosen.append(next(at for at in order if at not in chosen))
+            chosen[next(at for at in orders[turn % len(DOUBTS)] if at not in chosen)] = None
         return [mutants[at] for at in sorted(chosen, key=lambda at: float(means[at]))]
 
     def _dropped(self, genotype: Genotype) -> Counter[str]:
         """How many of each kind are dropped."""
         draft, space = Draft(self._ledger, genotype), self._problem.space
-        gone = (gene for gene in self._ledger.containers if is_dropped(draft, gene))
+        gone = (gene for gene in self._ledger.containers if draft.active(gene) and is_dropped(draft, gene))
         return Counter(space.sites[space.genes[gene][0]].kind for gene in gone)
+
+    def _trades(self, dropped: Counter[str], genotype: Genotype) -> bool:
+        """Does it drop more of one kind and less of another?"""
+        now = self._dropped(genotype)
+        return any((now - dropped).values()) and any((dropped - now).values())
 
     def _fit(self, present: Genotype) -> None:
         level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
