@@ -1,9 +1,10 @@
 """Does a contest show what is claimed of it? Pure functions of its document; every number is computed anew from per-document values.
 
-`tokens`, `seconds`: per seed, what the baseline had spent at its end over what the entrant had spent at the first mark where its held-out
-mean is no higher than the baseline's at its end; the value is the median over seeds, the interval their range. An entrant that never gets
-there counts 0. `fitness`: per held-out document, mean over seeds of entrant minus baseline; paired test over documents. Called by the
-command line and the tests.
+`tokens`, `seconds`: what the baseline had spent at its end over what the entrant had spent at the first mark where its held-out mean is no
+higher than the baseline's at its end. What the baseline reached and spent are means over its seeds, because a seed of one searcher has
+nothing in common with the same seed of another; the value is the median over the entrant's seeds, the interval their range. An entrant
+that never gets there counts 0. `fitness`: per held-out document, mean over seeds of entrant minus baseline; paired test over documents.
+Called by the command line and the tests.
 """
 
 from __future__ import annotations
@@ -71,26 +72,23 @@ def _verdict(document: Document, contest: Contest, claim: Claim) -> Verdict:
 
 
 def _difference(document: Document, contest: Contest, claim: Claim, pairs: Sequence[tuple[Entry, Entry]]) -> Verdict:
-    ours, theirs = ([_over_seeds(column) for column in zip(*map(final_values, side), strict=True)] for side in zip(*pairs, strict=True))
+    ours, theirs = (
+        [statistics.fmean(column) for column in zip(*map(final_values, side), strict=True)] for side in zip(*pairs, strict=True)
+    )
     test = paired(ours, theirs, document["heldout"]["weights"], contest.study.seed, document["heldout"]["origins"])
     held = _held(claim, test.low, test.high) and (claim.p is None or test.p < claim.p)
     return Verdict(claim, "holds" if held else "fails", test.difference, test.low, test.high, test.n, test.p)
 
 
-def _over_seeds(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _ratio(document: Document, claim: Claim, pairs: Sequence[tuple[Entry, Entry]]) -> Verdict:
     bank = document["bank"]["calibration_tokens" if claim.metric == "tokens" else "seconds"]
-    ratios, priced = [], []
-    never = 0
-    for entrant, baseline in pairs:
-        mark = first_mark(document, entrant, mean(document, baseline, baseline["marks"][-1]["profile"]))
-        never += mark is None
-        ratios.append(_times(baseline[claim.metric], None if mark is None else mark[claim.metric]))
-        if bank is not None:
-            priced.append(_times(baseline[claim.metric] + bank, None if mark is None else mark[claim.metric] + bank))
+    target = statistics.fmean(mean(document, baseline, baseline["marks"][-1]["profile"]) for _, baseline in pairs)
+    whole = statistics.fmean(baseline[claim.metric] for _, baseline in pairs)
+    marks = [first_mark(document, entrant, target) for entrant, _ in pairs]
+    spent = [None if mark is None else mark[claim.metric] for mark in marks]
+    never = spent.count(None)
+    ratios = [_times(whole, own) for own in spent]
+    priced = [] if bank is None else [_times(whole + bank, None if own is None else own + bank) for own in spent]
     low, high = min(ratios), max(ratios)
     note = f"not reached with {never} of {len(pairs)} seeds" if never else ""
     value, dearer = statistics.median(ratios), statistics.median(priced) if priced else None

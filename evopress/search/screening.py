@@ -13,8 +13,6 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from math import log
 
-import numpy as np
-
 from evopress.api import Ask, Genotype, Problem, Trial
 from evopress.search.ledger import Draft, Ledger
 from evopress.search.moves import is_dropped, mutate, switch_count

@@ -50,6 +50,15 @@ def test_the_value_is_the_median_over_seeds_and_the_worst_seed_decides() -> None
     assert verdict(claim("tokens", ">=", 2.5), *runs, seeds=(0, 1, 2)).state == "holds"
 
 
+def test_what_the_baseline_reached_and_spent_are_means_over_its_seeds() -> None:
+    """0.4 after 2,000: one seed of the entrant is there at 400 only, although it passes the baseline of its own seed at 200."""
+    better = [(1000, (0.6, 0.4)), (3000, (0.4, 0.2))]
+    runs = [run("slow", 0, SLOW), run("slow", 1, better), run("fast", 0, FAST), run("fast", 1, LATE)]
+    found = verdict(claim("tokens", ">=", 5), *runs, seeds=(0, 1))
+    assert (found.value, found.low, found.high, found.state) == (5.0, 5.0, 5.0, "holds")
+    assert found.with_bank == (2000 + 100) / (400 + 100)
+
+
 def test_an_entrant_that_never_gets_there_counts_nothing() -> None:
     runs = [run("slow", seed, SLOW) for seed in (0, 1)] + [run("fast", 0, FAST), run("fast", 1, NEVER)]
     found = verdict(claim("tokens", ">=", 1), *runs, seeds=(0, 1))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from evopress.api import DROP, Ask, Problem, Profile, Slice
 from evopress.search.baselines import uniform_genotype
-from evopress.search.ledger import Ledger, ledger_of
-from evopress.search.moves import mutate
+from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.moves import is_dropped, mutate
 from evopress.search.screening import REST, Screening
+from evopress.search.surrogate import Surrogate
 from evopress.testing.searchers import Planted, budget_between, measure_with, planted_problem, planted_space
 
 
@@ -49,7 +52,8 @@ def shown(seed: int, trials: int) -> tuple[Screening, Problem, Ledger, Planted, 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_it_proposes_is_far_better_than_what_it_was_drawn_from(seed: int) -> None:
     screening, problem, ledger, function, best = shown(seed, 160)
-    chosen = [function(problem.space.profile(genotype)) for genotype in screening.candidates(best, 4)]
+    drawn = (function(problem.space.profile(genotype)) for genotype in screening.candidates(best, 4))
+    chosen = sorted(drawn)[:3]  # one of four is drawn blindly
     rng = random.Random(99)
     blind = sorted(function(problem.space.profile(mutate(ledger, best, rng, 2))) for _ in range(200))
     assert sum(chosen) / len(chosen) < blind[len(blind) // 5], "worse than the best fifth of what was drawn"
@@ -74,11 +78,41 @@ def test_losers_come_again_after_some_rounds() -> None:
     screening, _, ledger, _, best = shown(0, 80)
     lost = screening.candidates(best, 10**6)
     screening.refuse(lost)
-    for _ in range(REST - 1):
+    for _ in range(REST):
+        assert screening.resting
         assert not set(map(ledger.key, lost)) & set(map(ledger.key, screening.candidates(best, 10**6)))
         screening.refuse([])
-    screening.refuse([])
+    assert not screening.resting
     assert set(map(ledger.key, lost)) & set(map(ledger.key, screening.candidates(best, 10**6)))
+
+
+def test_without_trades_no_kind_loses_drops_to_another() -> None:
+    screening, problem, ledger, _, best = shown(0, 80)
+    kinds = [site.kind for site in problem.space.sites]
+
+    def gone(genotype: tuple[int, ...]) -> Counter[str]:
+        draft = Draft(ledger, genotype)
+        return Counter(kinds[problem.space.genes[gene][0]] for gene in ledger.containers if is_dropped(draft, gene))
+
+    before = gone(best)
+    for trades in (False, True):
+        changes = [(gone(mutant) - before, before - gone(mutant)) for mutant in screening.candidates(best, 10**6, trades)]
+        assert any(more and less for more, less in changes) == trades
+
+
+def test_one_of_four_is_drawn_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model that is sure of everything, three queues agree and the fourth takes what was drawn first."""
+    screening, _, _, _, best = shown(0, 80)
+    asked: list[tuple[int, ...]] = []
+
+    def predict(_: Surrogate, mutants: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        asked[:] = mutants
+        return -np.arange(len(mutants), dtype=float), np.zeros(len(mutants))
+
+    monkeypatch.setattr(Surrogate, "predict", predict)
+    chosen = screening.candidates(best, 8)
+    assert len(asked) > 8
+    assert chosen == [*reversed(asked[-6:]), asked[1], asked[0]]
 
 
 def test_before_it_saw_anything_it_proposes_what_it_drew() -> None:
