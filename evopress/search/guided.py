@@ -161,14 +161,19 @@ class Guided(Searcher):
         In a space of drops, kinds are not traded before a few rounds in a row have failed: three attentions that are not yet the best
         ones are soon given back for one more MLP, and from there no small step leads back.
         """
-        failures = 0
+        failures, past = 0, [self._best]
         while number < self.rounds and failures < self.local_patience:
             number += 1
+            self._screening.learn(self._best)
+            if (best := self._screening.best_of(past)) != self._best:
+                self._best = best
+                self._screening.accept()
             trades = bool(self.ledger.plain) or failures >= TRADES_AFTER
             candidates = self._screening.candidates(self._best, self.local_looks[0][0], trades)
             if candidates:
                 won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
                 failures = 0 if won else failures + 1
+                past = distinct(self.ledger, [*past, self._best])
             elif trades and not self._screening.resting:
                 return
             else:

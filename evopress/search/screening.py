@@ -60,13 +60,27 @@ class Screening:
         """There is another incumbent: everybody may try again."""
         self._refused.clear()
 
+    def learn(self, best: Genotype) -> None:
+        """Fit the surrogate on the trials so far, as seen from `best`."""
+        present = self._ledger.key(best)
+        level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
+        near = [row for row in self._seen if level <= 0 or row[2] >= LEAST * level][-NEWEST:]
+        if len({row[0] for row in near}) < 2:
+            return
+        values = [log(min(row[2], MOST * level)) if level > 0 else row[2] for row in near]
+        self._surrogate.fit([row[1] for row in near], values, [row[3] for row in near], [row[4] for row in near])
+
+    def best_of(self, genotypes: Sequence[Genotype]) -> Genotype:
+        """The one that all trials together say is best; the last of equals."""
+        means, _ = self._surrogate.predict(genotypes)
+        return genotypes[max(range(len(genotypes)), key=lambda at: (-means[at], at))]
+
     def candidates(self, best: Genotype, count: int, trades: bool = True) -> list[Genotype]:
         """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up.
 
-        trades: whether they may have dropped more of one kind for less of another.
+        trades: whether they may have dropped more of one kind for less of another. By what was learnt last.
         """
         present, dropped = self._ledger.key(best), self._dropped(best)
-        self._fit(present)
         drawn: dict[Genotype, Genotype] = {}
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
@@ -95,11 +109,3 @@ class Screening:
         """Does it drop more of one kind and less of another?"""
         now = self._dropped(genotype)
         return any((now - dropped).values()) and any((dropped - now).values())
-
-    def _fit(self, present: Genotype) -> None:
-        level = next((value for key, _, value, _, _ in reversed(self._seen) if key == present), 0.0)
-        near = [row for row in self._seen if level <= 0 or row[2] >= LEAST * level][-NEWEST:]
-        if len({row[0] for row in near}) < 2:
-            return
-        values = [log(min(row[2], MOST * level)) if level > 0 else row[2] for row in near]
-        self._surrogate.fit([row[1] for row in near], values, [row[3] for row in near], [row[4] for row in near])
