@@ -14,7 +14,7 @@ from evopress.search.ledger import ledger_of
 from evopress.search.proposals import FAR
 from evopress.testing.searchers import follow, measure_with, planted_problem, planted_space
 
-SMALL = {"slope_tokens": 700, "looks": ((4, 700), (1, 4200)), "start_tokens": 700, "probe_tokens": 700}
+SMALL = {"slope_tokens": 700, "looks": ((4, 700), (1, 4200)), "start_tokens": 700, "probe_tokens": 700, "local_patience": 12}
 
 
 def masks(blocks: int, gone: int, seed: int) -> Problem:
@@ -29,7 +29,7 @@ def dropped(profile: Profile) -> frozenset[int]:
     return frozenset(int(name.split(".")[1]) for name, level in profile if level == DROP)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_finds_two_drops_that_are_ruinous_alone_and_cheap_together(seed: int) -> None:
     """A non-monotone pair: with one of the two gone, dropping more is better."""
     rng = random.Random(seed)
@@ -47,7 +47,7 @@ def test_it_finds_two_drops_that_are_ruinous_alone_and_cheap_together(seed: int)
     assert dropped(guided.incumbent) == best
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_finds_two_matrices_whose_errors_cancel_out(seed: int) -> None:
     """Raising one of two equally coarse ones is a loss, so that the fitness is not monotone in the bits."""
     rng = random.Random(seed)
@@ -78,7 +78,7 @@ def test_it_finds_two_matrices_whose_errors_cancel_out(seed: int) -> None:
     assert function(guided.incumbent) == pytest.approx(best, rel=0.01)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_finds_the_best_of_924_masks_whose_interactions_are_the_larger_part(seed: int) -> None:
     rng = random.Random(seed)
     single = [rng.gauss(0, 1) for _ in range(12)]
