@@ -46,6 +46,7 @@ def shown(seed: int, trials: int) -> tuple[Screening, Problem, Ledger, Planted, 
         ask = Ask(profiles, Slice("planted", ((number, 700),)))
         hard = rng.uniform(0.5, 2)
         screening.see(ask, measure_with(lambda profile, hard=hard: hard * function(profile), problem.space)(ask))
+    screening.learn(best)
     return screening, problem, ledger, function, best
 
 
