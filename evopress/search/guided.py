@@ -159,7 +159,8 @@ class Guided(Searcher):
         """Rounds of screened moves, until too many in a row found nothing.
 
         In a space of drops, kinds are not traded before a few rounds in a row have failed: three attentions that are not yet the best
-        ones are soon given back for one more MLP, and from there no small step leads back.
+        ones are soon given back for one more MLP, and from there no small step leads back. A round begins with whichever past incumbent
+        all trials together say is best, because a race at a high alpha is often wrong.
         """
         failures, past = 0, [self._best]
         while number < self.rounds and failures < self.local_patience:
