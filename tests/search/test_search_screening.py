@@ -116,6 +116,27 @@ def test_one_of_four_is_drawn_blindly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == [*reversed(asked[-6:]), asked[1], asked[0]]
 
 
+def test_the_best_of_several_is_what_all_trials_say() -> None:
+    """Not what the easiest documents say, nor the order they are given in."""
+    problem, ledger, _ = drops(0)
+    rng = random.Random(0)
+    known = uniform_genotype(problem, ledger)
+    others = [mutate(ledger, known, rng, 3) for _ in range(6)]
+    screening = Screening(problem, ledger, random.Random(0))
+    for number in range(20):
+        profiles = tuple(dict.fromkeys(map(problem.space.profile, (known, *others) if number else others)))
+        hard = 1.0 if number else 0.5
+
+        def score(profile: Profile, hard: float = hard, number: int = number) -> float:
+            value = 1.0 if profile == problem.space.profile(known) else 1.2
+            return hard * value * random.Random(f"{profile.digest}/{number}").lognormvariate(0, 0.1)
+
+        ask = Ask(profiles, Slice("planted", ((number, 700),)))
+        screening.see(ask, measure_with(score, problem.space)(ask))
+    screening.learn(known)
+    assert screening.best_of([known, *others]) == screening.best_of([*others, known]) == known
+
+
 def test_before_it_saw_anything_it_proposes_what_it_drew() -> None:
     problem, ledger, _ = drops(1)
     screening = Screening(problem, ledger, random.Random(0))
