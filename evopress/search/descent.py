@@ -92,10 +92,10 @@ def _likely(gone: Collection[int], order: Sequence[int]) -> list[int]:
 
 def _by_price(draft: Draft, without: Mapping[int, Genotype], costs: Mapping[int, float]) -> list[int]:
     """Depths by what dropping them costs for the share of the exceeded budgets it frees; those that free nothing are left out."""
-    prices = {}
+    prices, excess = {}, draft.excess
     for depth, genotype in without.items():
         after = Draft(draft.ledger, genotype).excess  # freeing more than is exceeded is of no use
-        freed = sum((now - then) / max(limit, 1) for now, then, limit in zip(draft.excess, after, draft.ledger.limits, strict=False))
+        freed = sum((now - then) / max(limit, 1) for now, then, limit in zip(excess, after, draft.ledger.limits, strict=False))
         if freed > 0:
             prices[depth] = costs[depth] / freed if costs[depth] > 0 else costs[depth] * freed
     return sorted(prices, key=lambda depth: prices[depth])

@@ -174,7 +174,7 @@ class Guided(Searcher):
             if candidates:
                 won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
                 failures = 0 if won else failures + 1
-                past = distinct(self.ledger, [*past, self._best])
+                past = distinct(self.ledger, [*past, self._best]) if won else past
             elif trades and not self._screening.resting:
                 return
             else:

@@ -2,8 +2,8 @@
 
 Where slopes and probes find nothing more, what is left are moves that gain by working together. A surrogate with interactions
 (`surrogate`) is fitted on the newest trials of the search; many mutants are predicted, and a few are handed on: some for their mean, some
-for their doubt, and some blindly. Works in any space; in a space of drops it is all the search there is behind the
-descent. Measures nothing. Called by `guided`.
+for their doubt, and some blindly. Works in any space; in a space of drops it is all the search there is behind the descent. Measures
+nothing. Called by `guided`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ class Screening:
         for _ in range(VIRTUAL):
             mutant = mutate(self._ledger, best, self._rng, switch_count(self._rng, MOVES))
             key = self._ledger.key(mutant)
-            if key != present and not any(key in lost for lost in self._refused) and (trades or not self._trades(dropped, mutant)):
-                drawn.setdefault(key, mutant)
+            if key == present or key in drawn or any(key in lost for lost in self._refused):
+                continue
+            if trades or not self._trades(dropped, mutant):
+                drawn[key] = mutant
         mutants = list(drawn.values())
         if not mutants:
             return []

@@ -3,14 +3,14 @@
 A Gaussian process (the posterior of a ridge regression, in dual form) whose features come in groups, from coarse to fine: the summed
 layer error; its sums per role; per role and depth, with neighbouring depths blended in; the error of every gene; one-hot levels; and how
 many drops stand beside each other, in all and per depth, because drops come in runs. The coarse ones generalise over sites and levels
-after a handful of trials, the fine ones take over as trials come in. To their linear kernel,
-centred on the trials, `interactions` adds a Gaussian one: sites interact in any number, and a trial tells most of what is near it. Trials
-of one slice share an unknown offset with a wide prior, so that only differences on common documents count. How groups, interactions and
-noise are weighed against each other is chosen from a small grid by the likelihood of the trials.
+after a handful of trials, the fine ones take over as trials come in. To their linear kernel, centred on the trials, `interactions` adds a
+Gaussian one: sites interact in any number, and a trial tells most of what is near it. Trials of one slice share an unknown offset with a
+wide prior, so that only differences on common documents count. How groups, interactions and noise are weighed against each other is chosen
+from a small grid by the likelihood of the trials.
 
 Idea: EQ-Net (2023), arXiv 2308.03213, learns accuracy from a quantisation code by an MLP on stored rows and lets evolution use it;
 departure: a kernel, because hundreds of rows are few for an MLP and because it tells its own uncertainty. Measures nothing, draws nothing.
-Called by `predictor`; any searcher may.
+Called by `predictor` and `screening`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ INTERACTIONS: tuple[tuple[float, float], ...] = ((0.0, 1.0), *product((1.0, 10.0
 NOISES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
 """Variance of the noise of an average trial, in units of the prior variance of the fitness."""
 CHOOSING = 200
-"""Newest trials by which it is chosen how groups, pairs and noise are weighed; all trials then teach."""
+"""Newest trials by which it is chosen how groups, interactions and noise are weighed; all trials then teach."""
 OFFSET = 100.0
 """Variance of the offset of a slice, in the same units."""
 
@@ -76,7 +76,7 @@ class Surrogate:
         ]
         sizes = [len(space.choices(gene)) for gene in range(len(space.genes))]
         depths = np.array([site.depth for site in space.sites], dtype=np.float64)
-        alike = np.exp(-(((depths[:, None] - np.arange(max(depths) + 1)) / NEAR) ** 2) / 2)
+        alike = _alike(depths, depths)
         # site -> role × depth: a site counts in its own role, by how near it stands.
         self._blend = np.stack(
             [np.where((np.array(self._role_of) == role)[:, None], alike, 0.0) for role in range(len(self._roles))], axis=1
@@ -100,8 +100,7 @@ class Surrogate:
         kinds: dict[tuple[int, int], int] = {}
         own = [kinds.setdefault((role_of[a], role_of[b]), len(kinds)) for a, b in pairs]
         which = np.eye(max(len(kinds), 1))[np.array(own, dtype=np.int64)]
-        middle = np.array([(depths[a] + depths[b]) / 2 for a, b in pairs])
-        alike = np.exp(-(((middle[:, None] - np.arange(max(depths) + 1)) / NEAR) ** 2) / 2)
+        alike = _alike(np.array([(depths[a] + depths[b]) / 2 for a, b in pairs]), depths)
         return np.array(pairs, dtype=np.int64).reshape(-1, 2), which, which[:, :, None] * alike[:, None, :]
 
     def features(self, genotypes: Sequence[Genotype]) -> dict[str, Floats]:
@@ -187,6 +186,12 @@ class Surrogate:
         own = (features**2).sum(axis=1) + known.interaction[0]
         spread = own - ((cross @ known.root.T) ** 2).sum(axis=1)
         return known.offset + cross @ known.alpha, np.sqrt(known.variance * np.maximum(spread, 0.0))
+
+
+def _alike(places: Floats, depths: Floats) -> Floats:
+    """How near each place, a depth or one between two, stands to every depth of the model: places × depths, 1 at the same depth."""
+    near: Floats = np.exp(-(((places[:, None] - np.arange(max(depths) + 1)) / NEAR) ** 2) / 2)
+    return near
 
 
 def _likelihood(kernel: Floats, target: Floats) -> float:

@@ -275,4 +275,4 @@ def test_in_a_space_of_drops_it_ends_where_evolution_ends_for_a_part_of_the_eval
         history = follow(searcher, measure_with(function, space))
         found.append((function(searcher.incumbent), sum(len(ask.profiles) for ask, _ in history)))
     assert found[0][0] <= found[1][0] + 1e-9
-    assert found[0][1] < found[1][1] / 2
+    assert found[0][1] <= found[1][1] / 3

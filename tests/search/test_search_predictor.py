@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,11 @@ def test_runs_of_drops_are_counted() -> None:
     def runs(*gone: str) -> list[float]:
         genotype = [drop_level(ledger, gene) if name in gone else level for gene, (name, level) in enumerate(zip(names, top, strict=True))]
         groups = Surrogate(ledger).features([tuple(genotype)])
-        assert groups["beside"].any() == groups["runs"].any()
+        depth = {name: space.sites[sites[0]].depth for name, sites in zip(names, space.genes, strict=True)}
+        kind = {name: space.sites[sites[0]].kind for name, sites in zip(names, space.genes, strict=True)}
+        pairs = [(a, b) for a, b in combinations(gone, 2) if abs(depth[a] - depth[b]) == (kind[a] == kind[b])]
+        blended = sum((np.exp(-((((depth[a] + depth[b]) / 2 - np.arange(6)) / NEAR) ** 2) / 2) for a, b in pairs), np.zeros(6))
+        assert groups["beside"].reshape(3, 6).sum(axis=0) == pytest.approx(blended)
         return sorted(groups["runs"][0].tolist())
 
     attention, mlp = ([site.name for site in space.sites if site.kind == kind] for kind in ("attention", "mlp"))
