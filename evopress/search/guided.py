@@ -38,11 +38,11 @@ class Guided(Searcher):
     """Slopes, exact proposals, races.
 
     rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new ones
-    come in. proposals: candidates of a race. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no
-    better. start_tokens: tokens on which the starts are ranked. probe_tokens: tokens of a probe, the descent's too.
-    probes: droppable genes probed a round. patience: rounds in a row without a winner at the shortest distance before screened moves
-    begin; local_looks, local_alpha: of their races; local_patience: rounds of them without a winner before the search ends. Raises
-    UsageError for bad options, and for a search set with fewer tokens than a question takes or fewer documents than a race needs.
+    come in. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no better. start_tokens: tokens on
+    which the starts are ranked. probe_tokens: tokens of a probe, the descent's too. probes: droppable genes probed a round. patience:
+    rounds in a row without a winner at the shortest distance before screened moves begin; local_looks, local_alpha: of their races;
+    local_patience: rounds of them without a winner before the search ends. Raises UsageError for bad options, and for a search set with
+    fewer tokens than a question takes or fewer documents than a race needs.
     """
 
     name: ClassVar[str] = "guided"
@@ -57,7 +57,6 @@ class Guided(Searcher):
         rounds: int = 1000,
         slope_tokens: int = 2048,
         memory: float = 0.8,
-        proposals: int = 4,
         looks: Sequence[Sequence[int]] = ((4, 1024), (1, 4096)),
         alpha: float = 0.3,
         start_tokens: int = 2048,
@@ -71,7 +70,6 @@ class Guided(Searcher):
         super().__init__(problem, rng)
         self.rounds = check_count("rounds", rounds, 0)
         self.slope_tokens = check_count("slope_tokens", slope_tokens, 2)
-        self.proposals = check_count("proposals", proposals)
         self.start_tokens = check_count("start_tokens", start_tokens, 2)
         self.probe_tokens = check_count("probe_tokens", probe_tokens, 2)
         self.probes = check_count("probes", probes, 0)
@@ -159,27 +157,34 @@ class Guided(Searcher):
         """Rounds of screened moves, until too many in a row found nothing.
 
         In a space of drops, kinds are not traded before a few rounds in a row have failed: three attentions that are not yet the best
-        ones are soon given back for one more MLP, and from there no small step leads back. A round begins with whichever past incumbent
-        all trials together say is best, because a race at a high alpha is often wrong.
+        ones are soon given back for one more MLP, and from there no small step leads back.
         """
-        failures, past = 0, [self._best]
+        failures = 0
+        self._reconsider()
         while number < self.rounds and failures < self.local_patience:
             number += 1
-            self._screening.learn(self._best)
-            if (best := self._screening.best_of(past)) != self._best:
-                self._best = best
-                self._screening.accept()
             trades = bool(self.ledger.plain) or failures >= TRADES_AFTER
             candidates = self._screening.candidates(self._best, self.local_looks[0][0], trades)
             if candidates:
                 won = yield from self._race(candidates, self.local_looks, self.local_alpha, number)
                 failures = 0 if won else failures + 1
-                past = distinct(self.ledger, [*past, self._best]) if won else past
+                self._reconsider()
             elif trades and not self._screening.resting:
                 return
             else:
                 self._screening.refuse([])
                 failures += 1
+
+    def _reconsider(self) -> None:
+        """Go on from the profile that all trials together say is best: a race at a high alpha is often wrong, either way.
+
+        Of those only that have seen as much as a second look: at the first, chance flatters some of many.
+        """
+        self._screening.learn(self._best)
+        best = self._screening.best_of([*self._screening.measured(self.local_looks[:2][-1][1]), self._best])
+        if best != self._best:
+            self._best = best
+            self._screening.accept()
 
     def _race(self, candidates: Sequence[Genotype], looks: Looks, alpha: float, number: int) -> Generator[Ask, Sequence[Trial], bool]:
         """Race candidates against the incumbent, which the winner replaces. Was there one?"""
@@ -224,6 +229,7 @@ class Guided(Searcher):
 
     def _proposals(self, reach: int) -> list[Genotype]:
         """Distinct candidates, best guess first: exact answers at the present distance and the next two, then with a random half frozen."""
+        count = self.looks[0][0]
         found: dict[Genotype, Genotype] = {}
         table = self._parabolas.changes(Draft(self.ledger, self._best))
         present = self.ledger.key(self._best)
@@ -236,9 +242,9 @@ class Guided(Searcher):
         for share in SHARES[reach : reach + 3]:
             add(propose(self.ledger, self._best, table, share))
         movable = list(self.ledger.movable)
-        for _ in range(2 * self.proposals):
-            if len(found) >= self.proposals:
+        for _ in range(2 * count):
+            if len(found) >= count:
                 break
             frozen = frozenset(self.rng.sample(movable, len(movable) // 2))
             add(propose(self.ledger, self._best, table, SHARES[reach], frozen))
-        return list(found.values())[: self.proposals]
+        return list(found.values())[:count]

@@ -29,6 +29,12 @@ def propose(ledger: Ledger, genotype: Genotype, table: Table, share: float, froz
     frozen: genes that stay. The price of a changed weight is bisected on nearly optimal answers until they are just small enough, and the
     last one made exact; the genotype itself when nothing improves it.
     """
+    found = _within(ledger, genotype, table, share, frozen)
+    return found if predicted(ledger, table, found) < predicted(ledger, table, genotype) else genotype
+
+
+def _within(ledger: Ledger, genotype: Genotype, table: Table, share: float, frozen: Collection[int]) -> Genotype:
+    """As `propose`; among the nearly optimal answers may be one that is worse than the genotype."""
     best = _answer(ledger, genotype, table, 0.0, frozen, LABELS if share < 1 else MAX_LABELS)
     if changed(ledger, genotype, best) <= share:
         return best if share == 1 else _answer(ledger, genotype, table, 0.0, frozen)

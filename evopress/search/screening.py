@@ -39,13 +39,17 @@ class Screening:
         self._problem, self._ledger, self._rng = problem, ledger, rng
         self._surrogate = Surrogate(ledger, problem.errors)
         self._seen: list[tuple[Genotype, Genotype, float, int, str]] = []
+        self._eligible: dict[Genotype, tuple[Genotype, int]] = {}
         self._refused: deque[set[Genotype]] = deque(maxlen=REST)
 
     def see(self, ask: Ask, trials: Sequence[Trial]) -> None:
         """Remember what was answered."""
         for trial in trials:
-            genotype = self._problem.space.genotype(trial.profile)
-            self._seen.append((self._ledger.key(genotype), genotype, trial.fitness, ask.slice.tokens, ask.slice.digest))
+            draft = Draft(self._ledger, self._problem.space.genotype(trial.profile))
+            self._seen.append((draft.key, draft.genotype, trial.fitness, ask.slice.tokens, ask.slice.digest))
+            if draft.fits:
+                _, before = self._eligible.get(draft.key, (None, 0))
+                self._eligible[draft.key] = draft.genotype, before + ask.slice.tokens
 
     def refuse(self, genotypes: Sequence[Genotype]) -> None:
         """These lost against the incumbent, and are not proposed again for some rounds or until there is another one."""
@@ -59,6 +63,10 @@ class Screening:
     def accept(self) -> None:
         """There is another incumbent: everybody may try again."""
         self._refused.clear()
+
+    def measured(self, tokens: int) -> list[Genotype]:
+        """What meets every budget and was measured on at least so many tokens, all trials together."""
+        return [genotype for genotype, total in self._eligible.values() if total >= tokens]
 
     def learn(self, best: Genotype) -> None:
         """Fit the surrogate on the trials so far, as seen from `best`."""
