@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 from planted import random_tree
 
-from evopress.api import DROP, Ask, Budget, Problem, Profile, Slice, Space, Trial, UsageError
+from evopress.api import DROP, Ask, Budget, Genotype, Problem, Profile, Slice, Space, Trial, UsageError
 from evopress.search.baselines import greedy_genotype, uniform_genotype
 from evopress.search.descent import descend
 from evopress.search.evolve import Evolve
@@ -22,7 +22,17 @@ from evopress.search.moves import is_dropped
 from evopress.search.parabolas import Parabolas
 from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import changed, predicted, propose
-from evopress.testing.searchers import Measure, Planted, follow, measure_with, planted_function, planted_problem, planted_space
+from evopress.search.screening import Screening
+from evopress.testing.searchers import (
+    Measure,
+    Planted,
+    budget_between,
+    follow,
+    measure_with,
+    planted_function,
+    planted_problem,
+    planted_space,
+)
 
 Answer = TypeVar("Answer")
 SMALL = {"slope_tokens": 700, "looks": ((4, 700), (1, 4200)), "start_tokens": 700, "probe_tokens": 700}
@@ -140,6 +150,51 @@ def test_a_parabolic_loss_is_solved_with_a_small_part_of_the_tokens_of_evolution
     evolved, more = drive(Evolve(problem, random.Random(seed), rungs=((2, 700), (1, 4200))), function, 0.001, 160_000)
     assert more >= 3.5 * spent
     assert guided - optimum < 0.5 * (evolved - optimum) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_second_budget_starts_from_the_exact_answer_by_what_the_first_search_learnt(seed: int) -> None:
+    first = quantised(seed)
+    function, terms = parabolic(first, seed)
+    searcher = Guided(first, random.Random(seed), rounds=8, **SMALL)
+    history = follow(searcher, measure_with(function, first.space))
+    known = [(first.space.genotype(trial.profile), trial.slopes) for ask, (trial, *_) in history if ask.slopes]
+    second = replace(first, budgets=(budget_between(first.space, "bytes", 0.3),), memory=tuple(reversed(known)))
+
+    def best_start(problem: Problem) -> float:
+        ask = Guided(problem, random.Random(seed), **SMALL).ask()
+        assert ask is not None
+        return min(map(function, ask.profiles))
+
+    optimum = function(second.space.profile(solve(Ledger(second.space, second.budgets, terms)).genotype))
+    assert best_start(second) - optimum < 0.5 * (best_start(replace(second, memory=())) - optimum)
+
+
+def test_after_every_screened_round_the_incumbent_is_what_all_trials_say_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A race at a high alpha is often wrong; so what won it is not always what the search goes on from."""
+    space = planted_space(8, ("drop",))
+    problem = planted_problem(space, share=0.6)
+    said: list[Profile] = []
+    asking = Screening.best_of
+
+    def best_of(screening: Screening, genotypes: Sequence[Genotype]) -> Genotype:
+        said.append(space.profile(asking(screening, genotypes)))
+        return asking(screening, genotypes)
+
+    monkeypatch.setattr(Screening, "best_of", best_of)
+    searcher = Guided(problem, random.Random(0), rounds=12, local_looks=((16, 512), (4, 1536), (1, 5736)), **SMALL)
+    measure, before = measure_with(planted_function(space, 0, 1.0), space, noise=0.3), 0
+    at_round_ends, kept = 0, 0
+    while (ask := searcher.ask()) is not None:
+        if said and len(said) > before:
+            at_round_ends += 1
+            kept += searcher.incumbent == said[-1]
+        before = len(said)
+        searcher.tell(measure(ask))
+    assert at_round_ends >= 10
+    assert kept == at_round_ends
+    assert searcher.incumbent == said[-1]
+    assert len(set(said)) > 2
 
 
 @pytest.mark.parametrize("seed", range(6))
