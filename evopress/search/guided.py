@@ -30,6 +30,8 @@ from evopress.search.watching import watched
 
 SHARES = (1.0, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01)
 """Distances of a proposal, as shares of the weights at another level."""
+EVIDENCE = 0.5
+"""Tokens an answer must have been measured on in screened rounds, as a share of those of the profile with most."""
 TRADES_AFTER = 3
 """Screened rounds in a row without a winner after which drops of one kind may be traded for drops of another."""
 
@@ -81,7 +83,7 @@ class Guided(Searcher):
         self.local_alpha = check_share("local_alpha", local_alpha)
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
-        self._best = self._starts[0]
+        self._best = self._answer = self._starts[0]
         self._parabolas = Parabolas(self.ledger, problem.errors, check_share("memory", memory))
         self._deck = Deck(problem, rng)
         self._screening = Screening(problem, self.ledger, rng)
@@ -102,8 +104,8 @@ class Guided(Searcher):
 
     @property
     def incumbent(self) -> Profile:
-        """The best so far; the first start before anything was measured."""
-        return self.problem.space.profile(self._best)
+        """The best so far, of what has been measured well; the first start before anything was."""
+        return self.problem.space.profile(self._answer)
 
     def steps(self) -> Steps:
         """As `_search`; every answer is remembered for screening."""
@@ -119,7 +121,7 @@ class Guided(Searcher):
         if len(starts) > 1:
             profiles = tuple(map(self.problem.space.profile, starts))
             trials = yield Ask(profiles, self._deck.deal(self.start_tokens))
-            self._best = starts[min(range(len(trials)), key=lambda at: trials[at].fitness)]
+            self._best = self._answer = starts[min(range(len(trials)), key=lambda at: trials[at].fitness)]
         if not self.ledger.movable:
             return
         if only_drops:  # what every flip alone does here: where screening begins
@@ -143,6 +145,7 @@ class Guided(Searcher):
             yield from self._look_around(number)
             candidates = self._proposals(reach)
             won = (yield from self._race(candidates, self.looks, self.alpha, number)) if candidates else False
+            self._answer = self._best
             if won:
                 failures = 0
             elif candidates and reach < len(SHARES) - 1:
@@ -178,13 +181,18 @@ class Guided(Searcher):
     def _reconsider(self) -> None:
         """Go on from the profile that all trials together say is best: a race at a high alpha is often wrong, either way.
 
-        Of those only that have seen as much as a second look: at the first, chance flatters some of many.
+        Of those only that have seen as much as a second look: at the first, chance flatters some of many. The answer is the best of those
+        about which most is known, because a step that is no good is found out only as it is measured on.
         """
         self._screening.learn(self._best)
-        best = self._screening.best_of([*self._screening.measured(self.local_looks[:2][-1][1]), self._best])
+        measured = self._screening.measured
+        seen = [genotype for genotype, tokens in measured.items() if tokens >= self.local_looks[:2][-1][1]]
+        best = self._screening.best_of([*seen, self._best])
         if best != self._best:
             self._best = best
             self._screening.accept()
+        enough = EVIDENCE * max(measured.values(), default=0)
+        self._answer = self._screening.best_of([*(genotype for genotype, tokens in measured.items() if tokens >= enough), self._answer])
 
     def _race(self, candidates: Sequence[Genotype], looks: Looks, alpha: float, number: int) -> Generator[Ask, Sequence[Trial], bool]:
         """Race candidates against the incumbent, which the winner replaces. Was there one?"""
@@ -198,7 +206,7 @@ class Guided(Searcher):
 
     def _look_around(self, number: int) -> Generator[Ask, Sequence[Trial], None]:
         """Slopes of what is compressed and probes of what can be dropped, at the incumbent."""
-        (trial,) = yield Ask((self.incumbent,), self._deck.deal(self.slope_tokens), number, slopes=True)
+        (trial,) = yield Ask((self.problem.space.profile(self._best),), self._deck.deal(self.slope_tokens), number, slopes=True)
         self._parabolas.learn(Draft(self.ledger, self._best), trial.slopes)
         genes = self._to_probe()
         if genes:

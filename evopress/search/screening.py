@@ -39,7 +39,7 @@ class Screening:
         self._problem, self._ledger, self._rng = problem, ledger, rng
         self._surrogate = Surrogate(ledger, problem.errors)
         self._seen: list[tuple[Genotype, Genotype, float, int, str]] = []
-        self._eligible: dict[Genotype, tuple[Genotype, int]] = {}
+        self._measured: dict[Genotype, tuple[Genotype, int]] = {}
         self._refused: deque[set[Genotype]] = deque(maxlen=REST)
 
     def see(self, ask: Ask, trials: Sequence[Trial]) -> None:
@@ -48,8 +48,8 @@ class Screening:
             draft = Draft(self._ledger, self._problem.space.genotype(trial.profile))
             self._seen.append((draft.key, draft.genotype, trial.fitness, ask.slice.tokens, ask.slice.digest))
             if draft.fits:
-                _, before = self._eligible.get(draft.key, (None, 0))
-                self._eligible[draft.key] = draft.genotype, before + ask.slice.tokens
+                _, before = self._measured.get(draft.key, (None, 0))
+                self._measured[draft.key] = draft.genotype, before + ask.slice.tokens
 
     def refuse(self, genotypes: Sequence[Genotype]) -> None:
         """These lost against the incumbent, and are not proposed again for some rounds or until there is another one."""
@@ -64,9 +64,10 @@ class Screening:
         """There is another incumbent: everybody may try again."""
         self._refused.clear()
 
-    def measured(self, tokens: int) -> list[Genotype]:
-        """What meets every budget and was measured on at least so many tokens, all trials together."""
-        return [genotype for genotype, total in self._eligible.values() if total >= tokens]
+    @property
+    def measured(self) -> dict[Genotype, int]:
+        """What meets every budget, and the tokens it was measured on, all trials together."""
+        return dict(self._measured.values())
 
     def learn(self, best: Genotype) -> None:
         """Fit the surrogate on the trials so far, as seen from `best`."""

@@ -137,7 +137,7 @@ def test_the_best_of_several_is_what_all_trials_say() -> None:
     assert screening.best_of([known, *others]) == screening.best_of([*others, known]) == known
 
 
-def test_measured_is_what_fits_and_had_tokens_enough_in_all() -> None:
+def test_measured_is_what_fits_with_its_tokens_in_all() -> None:
     problem, ledger, function = drops(0)
     rng = random.Random(0)
     often = uniform_genotype(problem, ledger)
@@ -148,9 +148,7 @@ def test_measured_is_what_fits_and_had_tokens_enough_in_all() -> None:
     for number, genotypes in enumerate(((often, beyond), (often, once, beyond), (often, beyond))):
         ask = Ask(tuple(map(problem.space.profile, genotypes)), Slice("planted", ((number, 500),)))
         screening.see(ask, measure_with(function, problem.space)(ask))
-    assert screening.measured(500) == [often, once]
-    assert screening.measured(501) == screening.measured(1500) == [often]
-    assert screening.measured(1501) == []
+    assert screening.measured == {often: 1500, once: 500}
 
 
 def test_before_it_saw_anything_it_proposes_what_it_drew() -> None:
