@@ -2,7 +2,7 @@
 
 A table says what each site would change if it alone took another level. Its best profile under the budgets is a multiple-choice knapsack; a
 price on every changed weight keeps the answer near, where the table holds (a trust region in Lagrangian form: every answer is balanced to
-the byte at its own size, where cutting off a larger one would not be). Measures nothing. Called by `guided`.
+the byte at its own size, where cutting off a larger one would not be). Measures nothing. Called by `guided` and `predictor`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Multi-step selection: candidates shrink over rungs of more and more tokens, each rung on one fresh slice for all. Paired, so fair.
 
 EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search (2024), arXiv 2410.14649, Algorithm 1. Departure from its code:
-the parent joins in the last rung by position, not whenever the survivor count equals the last one. Called by `evolve` and `sampling`.
+the parent joins in the last rung by position, not whenever the survivor count equals the last one. Called by `evolve` and
+`sampling`; its checks of options by every searcher that measures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Token slices: which documents a stage of a search is measured on. Called by the searchers that measure; knows no text."""
+"""Token slices: which documents a stage of a search is measured on. Called by `selection` and `nsga2`; knows no text."""
 
 from __future__ import annotations
 

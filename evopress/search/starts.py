@@ -1,4 +1,4 @@
-"""Where a search starts: from the simple answers the run has, else from its own. Called by `evolve` and `guided`."""
+"""Where a search starts: from the simple answers the run has, else from its own. Called by `evolve`, `guided` and `champion`."""
 
 from __future__ import annotations
 
