@@ -210,6 +210,32 @@ def test_strong_interactions_never_leave_it_worse_than_the_simple_answers(seed: 
     assert function(searcher.incumbent) <= min(function(space.profile(genotype)) for genotype in simple) + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_bits_and_drops_that_add_up_are_weighed_against_each_other(seed: int) -> None:
+    space = planted_space(6, ("gptq", "drop"), ("attention", "mlp"))
+    problem = planted_problem(space, share=0.25, seed=seed)
+    rng = random.Random(seed)
+    terms = []
+    for site, levels, errors in zip(space.sites, space.levels, problem.errors, strict=True):
+        factor = rng.uniform(0, 1) ** 3
+        linear = site.kind == "linear"
+        terms.append(
+            [0.5 * factor * error if linear else 1.5 * factor * (level == DROP) for level, error in zip(levels, errors, strict=True)]
+        )
+
+    def loss(profile: Profile) -> float:
+        own = zip(profile, space.levels, terms, strict=True)
+        return sum(row[levels.index(level)] for (_, level), levels, row in own if level in levels)
+
+    optimum = space.profile(solve(Ledger(space, problem.budgets, terms)).genotype)
+    searcher = Guided(problem, random.Random(seed), rounds=12, **SMALL)
+    follow(searcher, measure_with(loss, space, 0.001))
+    ledger = ledger_of(problem)
+    simple = min(loss(space.profile(genotype)) for genotype in (greedy_genotype(problem, ledger), solve(ledger).genotype))
+    assert any(level == DROP for _, level in optimum)
+    assert loss(searcher.incumbent) - loss(optimum) < 0.1 * (simple - loss(optimum))
+
+
 def answered(steps: Generator[Ask, Sequence[Trial], Answer], measure: Measure) -> tuple[Answer, list[Ask]]:
     """What a generator of questions returns, and what it asked."""
     asked: list[Ask] = []
