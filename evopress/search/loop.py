@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from evopress.api import Ask, NumericalError, Profile, Searcher, Trial, UsageError
+from evopress.api import Ask, EvopressError, NumericalError, Profile, Searcher, Trial, UsageError
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def drive(
     """Run a searcher to its end or to the first stop.
 
     clock: seconds, which steer nothing. Whatever `measure` and `on_event` raise (Ctrl-C included) passes through. Raises NumericalError
-    when a value is NaN or infinite.
+    when a value is NaN or infinite, and EvopressError when the answer is beyond a budget.
     """
     began = clock()
     ask = searcher.ask()
@@ -82,7 +82,7 @@ def drive(
     while ask is not None:
         reason = _stop(ask, totals, stops)
         if reason:
-            return Outcome(searcher.incumbent, reason, totals)
+            return Outcome(_answer(searcher), reason, totals)
         trials = tuple(measure(ask))
         for trial in trials:
             _check_finite(trial)
@@ -102,7 +102,18 @@ def drive(
         if on_event is not None:
             on_event(Event(ask, trials, totals, searcher.incumbent))
         ask = following
-    return Outcome(searcher.incumbent, "finished", totals)
+    return Outcome(_answer(searcher), "finished", totals)
+
+
+def _answer(searcher: Searcher) -> Profile:
+    cost = searcher.problem.space.cost(searcher.incumbent)
+    for budget in searcher.problem.budgets:
+        if not budget.allows(cost):
+            raise EvopressError(
+                f"The answer of searcher {searcher.name} has {budget.spent(cost):,} {budget.field}, {budget.text} allows {budget.limit:,}.",
+                "That is a bug of the searcher: its author finds it with evopress.testing.searchers.check_searcher.",
+            )
+    return searcher.incumbent
 
 
 def _stop(ask: Ask, totals: Totals, stops: Stops) -> str:

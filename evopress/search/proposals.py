@@ -27,10 +27,12 @@ def propose(ledger: Ledger, genotype: Genotype, table: Table, share: float, froz
     """The best profile by the table with at most about `share` of the weights at another level.
 
     frozen: genes that stay. The price of a changed weight is bisected on nearly optimal answers until they are just small enough, and the
-    last one made exact; the genotype itself when nothing improves it.
+    last one made exact; the genotype itself when it fits and nothing improves it. Beyond the budgets it is only where the table was taken:
+    the answer fits, whatever it costs; then `share` must be 1.
     """
     found = _within(ledger, genotype, table, share, frozen)
-    return found if predicted(ledger, table, found) < predicted(ledger, table, genotype) else genotype
+    stay = ledger.fits(genotype) and predicted(ledger, table, found) >= predicted(ledger, table, genotype)
+    return genotype if stay else found
 
 
 def _within(ledger: Ledger, genotype: Genotype, table: Table, share: float, frozen: Collection[int]) -> Genotype:

@@ -260,7 +260,16 @@ def conformance_problems(seed: int = 0) -> dict[str, Problem]:
         "two budgets": planted_problem(both, two, seed=seed),
         "at the cheapest": planted_problem(mixed, share=0.0, seed=seed),
         "at the dearest": planted_problem(linked, share=1.0, seed=seed),
+        "remembered": _remembering(planted_problem(both, share=0.15, seed=seed)),
     }
+
+
+def _remembering(problem: Problem) -> Problem:
+    """A problem with memory of a search under a wider budget, whose profile is beyond this one."""
+    wide = tuple(len(problem.space.choices(gene)) - 1 for gene in range(len(problem.space.genes)))
+    profile = problem.space.profile(wide)
+    slopes = planted_slopes(planted_function(problem.space), problem.space, profile)
+    return replace(problem, memory=((wide, slopes),))
 
 
 def degenerate_problems() -> dict[str, Problem]:
@@ -285,7 +294,7 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
-        untold: dict[str, Any] = dict.fromkeys(FACTS - cls.needs, ())
+        untold: dict[str, Any] = dict.fromkeys((FACTS | {"memory"}) - cls.needs, ())
         problem = replace(problem, **untold)
         measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
         searcher = cls(problem, random.Random(1), **options)

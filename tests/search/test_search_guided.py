@@ -153,21 +153,23 @@ def test_a_parabolic_loss_is_solved_with_a_small_part_of_the_tokens_of_evolution
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_second_budget_starts_from_the_exact_answer_by_what_the_first_search_learnt(seed: int) -> None:
+@pytest.mark.parametrize("share", [0.15, 0.3])
+def test_a_second_budget_starts_from_the_exact_answer_by_what_the_first_search_learnt(seed: int, share: float) -> None:
     first = quantised(seed)
     function, terms = parabolic(first, seed)
     searcher = Guided(first, random.Random(seed), rounds=8, **SMALL)
     history = follow(searcher, measure_with(function, first.space))
     known = [(first.space.genotype(trial.profile), trial.slopes) for ask, (trial, *_) in history if ask.slopes]
-    second = replace(first, budgets=(budget_between(first.space, "bytes", 0.3),), memory=tuple(reversed(known)))
+    second = replace(first, budgets=(budget_between(first.space, "bytes", share),), memory=tuple(reversed(known)))
 
     def best_start(problem: Problem) -> float:
         ask = Guided(problem, random.Random(seed), **SMALL).ask()
         assert ask is not None
+        assert all(problem.budgets[0].allows(problem.space.cost(profile)) for profile in ask.profiles)
         return min(map(function, ask.profiles))
 
     optimum = function(second.space.profile(solve(Ledger(second.space, second.budgets, terms)).genotype))
-    assert best_start(second) - optimum < 0.5 * (best_start(replace(second, memory=())) - optimum)
+    assert best_start(second) - optimum < 0.7 * (best_start(replace(second, memory=())) - optimum)
 
 
 def test_after_every_screened_round_the_incumbent_is_what_all_trials_say_is_best(monkeypatch: pytest.MonkeyPatch) -> None:

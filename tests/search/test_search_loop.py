@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import ladder
 
-from evopress.api import Ask, NumericalError, Problem, Trial, UsageError
+from evopress.api import Ask, EvopressError, NumericalError, Problem, Profile, Trial, UsageError
 from evopress.search.evolve import Evolve
 from evopress.search.loop import Event, Outcome, Stops, drive
 from evopress.search.slices import draw_slice
@@ -39,6 +39,18 @@ def test_without_stops_it_runs_to_the_end_and_tells_every_answer() -> None:
     assert outcome.totals.seconds == pytest.approx(outcome.totals.tokens / 1000)
     assert outcome.totals.wall_seconds > 0
     assert events[-1].incumbent == outcome.best
+
+
+def test_an_answer_beyond_a_budget_is_an_error() -> None:
+    class Beyond(Evolve):
+        @property
+        def incumbent(self) -> Profile:
+            space = self.problem.space
+            return space.profile(tuple(len(space.choices(gene)) - 1 for gene in range(len(space.genes))))
+
+    greedy = Beyond(PROBLEM, random.Random(0), offspring=6, rungs=((2, 100), (1, 400)), generations=1)
+    with pytest.raises(EvopressError, match="allows"):
+        drive(greedy, MEASURE, Stops(), lambda: 0.0)
 
 
 def test_thinking_is_timed_apart_from_measuring() -> None:
