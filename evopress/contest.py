@@ -8,7 +8,7 @@ was, and `replay` makes the document again without measuring.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 
 from evopress.api import Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Slice, Trial, unknown
 from evopress.api.contest import Contest, Entrant
-from evopress.bank.times import note_seconds, spent_seconds
 from evopress.data.tokens import Role
 from evopress.events import Listener, Progress, silent
 from evopress.gate import check_dense
@@ -38,9 +37,6 @@ FIRST_MARK = 4096
 SPACING = 2
 DIGITS = 7
 """Significant digits of a value in the document."""
-
-ONE_PASS: Mapping[Knowledge, str] = {"energies": "inputs", "outliers": "inputs"}
-"""Facts that one pass over the model tells together."""
 
 
 class NotMeasured(NotFound):
@@ -175,47 +171,25 @@ def _rehearsed(contest: Contest, registry: Registry, home: Path, listen: Listene
     return with_weights(plan, home), texts
 
 
-class _Timed:
-    """Tells facts of the sites, and what each took when it was first computed, so that everyone who needs it pays alike.
-
-    Facts are kept beside the bank, and read from there by later calls; so their seconds are noted there too.
-    """
-
-    def __init__(self, bench: Workbench, clock: Callable[[], float], space: str) -> None:
-        self.tell, self.bench, self.clock, self.space = Known(bench), bench, clock, space
-        self.spent = 0.0
-
-    def __call__(self, need: Knowledge) -> tuple[Any, ...]:
-        if need == "memory":
-            return ()  # whatever earlier searches left in the store, every entrant pays for what it learns
-        began = self.clock()
-        told = self.tell(need)
-        took = self.clock() - began
-        self.spent += took
-        if self._noted(need) is None:
-            note_seconds(self.bench.bank.root, self.bench.recipe.digest, [self._key(need)], took)
-        return told
-
-    def seconds(self, needs: Collection[Knowledge]) -> float:
-        """What these facts took; those that come out of one pass over the model count once."""
-        return sum({self._key(need): self._noted(need) or 0.0 for need in needs}.values())
-
-    def _key(self, need: Knowledge) -> str:
-        return f"{self.space[:16]} {ONE_PASS.get(need, need)}"
-
-    def _noted(self, need: Knowledge) -> float | None:
-        return spent_seconds(self.bench.bank.root, self.bench.recipe.digest, [self._key(need)])
-
-
 class _Field:
     """What the entrants of one contest share. measures: False to take nothing that is not in the store."""
 
     def __init__(self, contest: Contest, bench: Workbench, clock: Callable[[], float], measures: bool) -> None:
         self.contest, self.bench, self.clock, self.measures = contest, bench, clock, measures
         self.plan, self.fitness = bench.plan, contest.study.fitness
-        self.tell = _Timed(bench, clock, contest.base_digest)
+        self.known, self.telling = Known(bench), 0.0
         self.heldout = bench.texts.whole("heldout")
         self.weights: list[int] = []
+
+    def tell(self, need: Knowledge) -> tuple[Any, ...]:
+        """A fact of the sites. `telling` counts the seconds: what a fact takes is paid alike by all who need it, not by who asks first.
+
+        What earlier searches left in the store is told to nobody (`Known` has no memory): every entrant pays for what it learns.
+        """
+        began = self.clock()
+        told = self.known(need)
+        self.telling += self.clock() - began
+        return told
 
     @cached_property
     def starts(self) -> tuple[Genotype, ...]:
@@ -279,10 +253,10 @@ class _Field:
         """The searcher, and the seconds it took to make: for the simple ones that is all of their thinking."""
         cls, options = searcher_class(self.bench.registry, entrant.searcher, self.contest.study)
         options = {**default_options(cls), **options}
-        began, told = self.clock(), self.tell.spent
+        began, telling = self.clock(), self.telling
         searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, cls.name, options, self.tell, self.starts, seed)
-        own = self.clock() - began - (self.tell.spent - told)
-        return searcher, own + self.tell.seconds(cls.needs)
+        own = self.clock() - began - (self.telling - telling)
+        return searcher, own + self.known.seconds(cls.needs)
 
     def _measure(self, profiles: Sequence[Profile], slice_: Slice, role: Role, slopes: bool = False) -> list[Trial]:
         if not self.measures:

@@ -7,7 +7,7 @@ calibration tokens. Called by the run, which hands them to searchers by the name
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evopress.api import DENSE, DROP, Knowledge
@@ -16,9 +16,13 @@ from evopress.bank.facts import Facts
 from evopress.events import Progress
 from evopress.workbench import Workbench
 
-TAG = "evopress-facts-1"
+TAG = "evopress-facts-2"
 """Raised when one of the facts comes to mean other numbers."""
 Row = tuple[float, ...]
+ONE_PASS: Mapping[Knowledge, Knowledge] = {"outliers": "energies"}
+"""Facts that the pass for another one tells as well."""
+COMPUTED: tuple[Knowledge, ...] = ("energies", "outliers", "spectra", "similarities")
+"""Facts that take more than reading the bank."""
 
 
 class Known:
@@ -40,6 +44,10 @@ class Known:
             self._kept[need] = layer_errors(self.bench) if need == "errors" else self._shaped(need)
         return self._kept[need]
 
+    def seconds(self, needs: Collection[Knowledge]) -> float:
+        """What these facts took to compute, whoever did it and whenever; one pass over the model counts once."""
+        return sum(map(self.facts.seconds, {self.key(ONE_PASS.get(need, need)) for need in needs if need in COMPUTED}))
+
     def key(self, need: Knowledge) -> str:
         """Digest of what determines a fact: the weights and the arithmetic they are read in, and the tokens where any are needed."""
         source = self.bench.arithmetic if need == "spectra" else self.bench.recipe.calibration
@@ -51,10 +59,12 @@ class Known:
         rows = self.facts.get(self.key(need))
         if rows is None:
             self.bench.listen(Progress("model", f"reading {need} of {len(self.bench.plan.space.sites)} sites"))
+            began = self.bench.clock()
             self.bench.stitcher.restore()
             found = {"energies": _inputs, "outliers": _inputs, "spectra": _spectra, "similarities": _similarities}[need](self.bench)
+            took = self.bench.clock() - began
             for name, made in found.items():
-                self.facts.put(self.key(name), name, made)
+                self.facts.put(self.key(name), name, made, took)
             rows = tuple(map(tuple, found[need]))
         return rows if need == "spectra" else tuple(row[0] for row in rows)
 

@@ -42,10 +42,22 @@ class Facts:
             raise self._damaged(key, "its numbers do not match its seal")
         return rows
 
-    def put(self, key: str, about: str, rows: Sequence[Sequence[float]]) -> None:
-        """Write rows. about: what they are, for who opens the file. Raises StorageError when the disk is full or cannot be written."""
+    def seconds(self, key: str) -> float:
+        """What computing a fact took; 0 where there is none. Raises StorageError naming the file when it is damaged."""
+        try:
+            return float(json.loads(self.path(key).read_text(encoding="utf-8"))["seconds"])
+        except FileNotFoundError:
+            return 0.0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(key, f"{type(error).__name__}: {error}") from error
+
+    def put(self, key: str, about: str, rows: Sequence[Sequence[float]], seconds: float) -> None:
+        """Write rows. about: what they are, for who opens the file. seconds: what computing them took.
+
+        Raises StorageError when the disk is full or cannot be written.
+        """
         kept = tuple(tuple(map(float, row)) for row in rows)
-        data = json.dumps({"about": about, "seal": _seal(kept), "rows": kept})
+        data = json.dumps({"about": about, "seconds": round(seconds, 6), "seal": _seal(kept), "rows": kept})
         write_whole(self.root, self.path(key), data.encode())
 
     def _damaged(self, key: str, why: str) -> StorageError:
