@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator, Sequence
 
 from evopress.api import Ask, Genotype, Problem, Profile, Trial, UsageError
 from evopress.search.ledger import Ledger
-from evopress.search.racing import Deck, Race, check_documents, check_looks, race
-from evopress.search.selection import check_count, check_share
+from evopress.search.racing import Deck, Race, check_alpha, check_documents, check_looks, race
+from evopress.search.selection import check_count
 from evopress.search.starts import known_starts
 from evopress.search.watching import watched
 
@@ -47,7 +47,7 @@ class Champion:
         watch: Watcher | None = None,
     ) -> None:
         self.problem, self.rng, self.ledger = problem, rng, ledger
-        self.tokens, self.looks, self.alpha = check_count("tokens", tokens, 2), check_looks(looks), check_share("alpha", alpha)
+        self.tokens, self.looks, self.alpha = check_count("tokens", tokens, 2), check_looks(looks), check_alpha(alpha)
         self.starts = known_starts(problem, ledger)
         self.best, self.level = self.starts[0], 0.0
         self._deck = Deck(problem, rng)

@@ -22,7 +22,7 @@ from evopress.search.moves import is_dropped
 from evopress.search.parabolas import Parabolas
 from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import propose
-from evopress.search.racing import Deck, Looks, Race, check_documents, check_looks, race
+from evopress.search.racing import Deck, Looks, Race, check_alpha, check_documents, check_looks, race
 from evopress.search.screening import Screening
 from evopress.search.selection import check_count, check_share
 from evopress.search.starts import distinct, known_starts
@@ -79,8 +79,8 @@ class Guided(Searcher):
         self.local_patience = check_count("local_patience", local_patience)
         self.looks = check_looks(looks)
         self.local_looks = check_looks(local_looks, "local_looks")
-        self.alpha = check_share("alpha", alpha)
-        self.local_alpha = check_share("local_alpha", local_alpha)
+        self.alpha = check_alpha(alpha)
+        self.local_alpha = check_alpha(local_alpha, "local_alpha")
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
         self._best = self._answer = self._starts[0]

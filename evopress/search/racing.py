@@ -52,6 +52,13 @@ def check_looks(looks: Sequence[Sequence[int]], option: str = "looks") -> Looks:
     return checked
 
 
+def check_alpha(alpha: float, option: str = "alpha") -> float:
+    """Validate the chance that a race accepts what is no better; at 1 a single finalist wins by being ahead. Raises UsageError."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise UsageError(f"Option {option}={alpha!r} is not a chance.", "Write a number from 0 to 1.")
+    return float(alpha)
+
+
 class Deck:
     """Documents dealt one after the other, reshuffled when all were used: no document is seen twice before every other was seen once."""
 
@@ -166,6 +173,6 @@ def race(
         standing = yield from look(standing, tokens, longest, len(looks) + part)
         if not standing:
             return Race(None)
-        if sign_flip(values[standing[0]], weights[standing[0]], rng) <= level:
+        if level >= 0.5 or sign_flip(values[standing[0]], weights[standing[0]], rng) <= level:  # ahead: a p of at most a half
             return Race(standing[0], float(np.average(values[standing[0]], weights=weights[standing[0]])))
     return Race(None)

@@ -149,7 +149,7 @@ def test_a_watcher_sees_every_question() -> None:
     [
         ({"tokens": 10**9}, "searcher asks for 1,000,000,000 tokens a question, but the search set holds 42,000"),
         ({"tokens": 1}, "Option tokens=1 is not an integer"),
-        ({"alpha": 1.0}, "Option alpha=1.0 is not a share"),
+        ({"alpha": 1.1}, "Option alpha=1.1 is not a chance"),
         ({"looks": ((1, 100), (2, 50))}, "does not narrow down"),
         (
             {"alpha": 1e-9, "problem": planted_problem(PROBLEM.space, documents=(700,) * 20)},

@@ -340,7 +340,7 @@ def test_it_says_what_is_wrong_with_its_options() -> None:
     problem = quantised()
     for options, message in (
         ({"memory": 1.0}, "Option memory=1.0 is not a share"),
-        ({"alpha": -0.1}, "Option alpha=-0.1 is not a share"),
+        ({"alpha": -0.1}, "Option alpha=-0.1 is not a chance"),
         ({"slope_tokens": 10**9}, "guided asks for 1,000,000,000 tokens a question, but the search set holds 42,000"),
         ({"rounds": 1.5}, "Option rounds=1.5 is not an integer"),
     ):

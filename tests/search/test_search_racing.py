@@ -38,11 +38,11 @@ def test_many_documents_are_drawn_and_agree_with_counting() -> None:
 
 
 def answered(
-    differences: dict[Genotype, float], incumbent: Genotype, made: Problem, noise: float, seed: int, alpha: float
+    differences: dict[Genotype, float], incumbent: Genotype, made: Problem, noise: float, seed: int, alpha: float, finalists: int = 2
 ) -> tuple[Race, list[Ask]]:
     """A race whose candidates differ from the incumbent by a mean and noise per document."""
     rng = random.Random(seed)
-    steps = race(made, rng, Deck(made, rng), list(differences), incumbent, ((4, 1000), (2, 10_000)), alpha, 1)
+    steps = race(made, rng, Deck(made, rng), list(differences), incumbent, ((4, 1000), (finalists, 10_000)), alpha, 1)
     asks: list[Ask] = []
     trials: list[Trial] = []
     try:
@@ -90,6 +90,17 @@ def test_a_clear_winner_is_accepted_early_and_losers_are_left_behind() -> None:
     found, asks = answered({bad: 0.5, good: -0.5, worse: 1.0}, incumbent, made, 0.05, 0, 0.2)
     assert found.winner == 1
     assert [len(ask.profiles) for ask in asks] == [4, 2]  # the first part of the duel is enough
+
+
+def test_at_alpha_1_being_ahead_is_enough() -> None:
+    """Fixed rungs: of races between equals about half are won, each by who is ahead on the documents of the duel."""
+    made = problem()
+    incumbent, *others = distinct(made, 5)
+    races = [answered(dict.fromkeys(others, 0.0), incumbent, made, 1.0, seed, 1.0, 1) for seed in range(200)]
+    won = [found for found, _ in races if found.winner is not None]
+    assert 70 < len(won) < 130
+    assert all(found.difference < 0 for found in won)
+    assert {len(asks) for _, asks in races} <= {1, 2}, "the first part of the duel decides"
 
 
 def test_a_race_of_losers_ends_at_the_first_look() -> None:
