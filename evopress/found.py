@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import Cost, Profile, QualityGateFailed
 from evopress.api.study import Study
 from evopress.plan import Plan
-from evopress.report.statistics import P_VALUE, Interval, Paired, accepted
+from evopress.report.statistics import P_VALUE, Interval, Paired, accepted, below
 from evopress.search.loop import Outcome
 from evopress.store import LatencyRow, RunRow
 from evopress.workbench import Workbench
@@ -96,12 +96,23 @@ class Run:
         return next(row.against_uniform for row in self.rows if row.label == self.best.label)
 
     def require_gain(self) -> None:
-        """Raise QualityGateFailed unless the winner beats uniform on held-out documents: a lower mean, and p < 0.01."""
+        """Raise QualityGateFailed unless the winner beats uniform on held-out documents (a lower mean, and p < 0.01).
+
+        Nor may greedy or knapsack, where they were measured, have a lower mean than it.
+        """
         if self.gain is None or not accepted(self.gain.difference, self.gain.p):
             p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"
             raise QualityGateFailed(
                 f"The profile of {self.best.label} does not beat uniform on held-out documents ({p}, asked for p < {P_VALUE}).",
                 "Search longer, or judge on more text: with few documents no p can be small enough (raise --heldout-tokens).",
+            )
+
+        differences = {row.label: row.against_uniform.difference for row in self.rows if row.against_uniform is not None}
+        if lower := below(differences, self.best.label):
+            raise QualityGateFailed(
+                f"The profile of {self.best.label} is worse than that of {lower} on held-out documents,"
+                f" by {differences[self.best.label] - differences[lower]:.4f}, and {lower} takes no search.",
+                f"Use the profile of {lower}, or search longer and on more text (raise --search-tokens).",
             )
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evopress.report.statistics import P_VALUE, Interval, accepted
+from evopress.report.statistics import P_VALUE, Interval, accepted, below
 
 HEADER = (
     "profile",
@@ -60,7 +60,7 @@ def title(document: Document) -> str:
 
 
 def verdict(document: Document) -> str:
-    """Does the winner beat uniform?"""
+    """Does the winner beat uniform? And is it better than what takes no search?"""
     winner = document["winner"]
     gain = next((row.get("against_uniform") for row in document["rows"] if row["label"] == winner), None)
     if gain is None:
@@ -68,7 +68,10 @@ def verdict(document: Document) -> str:
     verb = "beats uniform" if accepted(gain["difference"], gain["p"]) else "is not shown to beat uniform"
     interval = f"{gain['difference']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}] {document['fitness']}"
     test = f"paired over {gain['n']} documents, p = {gain['p']:.1e}, asked for p < {P_VALUE}"
-    return f"verdict: {winner} {verb}: {interval} within the same budget ({test})"
+    differences = {row["label"]: row["against_uniform"]["difference"] for row in document["rows"] if "against_uniform" in row}
+    lower = below(differences, winner)
+    but = f"; but {lower}, which takes no search, is lower by {differences[winner] - differences[lower]:.4f}" if lower else ""
+    return f"verdict: {winner} {verb}: {interval} within the same budget ({test}){but}"
 
 
 def footnotes(document: Document) -> list[str]:

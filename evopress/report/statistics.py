@@ -6,8 +6,9 @@ first merged into one value, and resampling and tests run over those. So a long 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 P_VALUE = 0.01
 """A winner is accepted when the paired test against uniform is below this."""
+SIMPLE = ("greedy", "knapsack")
+"""Answers that take no search, which a winner must not be worse than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,12 @@ class Paired:
 def accepted(difference: float, p: float) -> bool:
     """Is a lower mean shown? Lower, and unlikely to be chance."""
     return difference < 0 and p < P_VALUE
+
+
+def below(differences: Mapping[str, float], winner: str) -> str:
+    """The simple answer (greedy, knapsack) whose mean is lowest, when it is below the winner's; else nothing. differences: to uniform."""
+    lower = [label for label in SIMPLE if differences.get(label, inf) < differences.get(winner, inf)]
+    return min(lower, key=lambda label: differences[label], default="")
 
 
 def merge(values: Sequence[float], weights: Sequence[int], groups: Sequence[Hashable] | None) -> tuple[list[float], list[int]]:

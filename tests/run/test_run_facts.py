@@ -215,6 +215,21 @@ def test_the_gate_and_the_verdict_agree(whole: Whole, difference: float, p: floa
             run.require_gain()
 
 
+@pytest.mark.parametrize("label", ["greedy", "knapsack", "random"])
+def test_a_winner_that_greedy_or_knapsack_is_better_than_is_no_winner(whole: Whole, label: str) -> None:
+    """Random profiles took a search, so one of them may be luckier."""
+    rows = {row.label: row for row in whole.run.rows}
+    best = rows.pop(whole.run.best.label)
+    paired = {best.label: Paired(-0.1, -0.15, -0.05, 0.001, 20), label: Paired(-0.13, -0.2, -0.1, 0.001, 20)}
+    run = replace(whole.run, rows=(rows["uniform"], *(replace(best, label=name, against_uniform=own) for name, own in paired.items())))
+    assert (f"but {label}, which takes no search, is lower by 0.0300" in str(run)) == (label != "random")
+    if label == "random":
+        run.require_gain()
+    else:
+        with pytest.raises(QualityGateFailed, match=rf"worse than that of {label} on held-out documents, by 0\.0300"):
+            run.require_gain()
+
+
 def test_a_search_on_a_handful_of_tokens_is_judged_by_held_out_text(tiny: Tiny, whole: Whole, tmp_path: Path) -> None:
     """The perplexity of 16 tokens says little, so a winner there need not be one: held-out text decides, and the verdict follows it."""
     few = {"calibration_tokens": 16, "search_tokens": 16, "searcher": "evolve(generations=12,offspring=4,rungs=1x16)"}
