@@ -26,7 +26,7 @@ from evopress.precision import check_device, check_dtype
 from evopress.provenance import commit
 from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
-from evopress.report.contest_document import Document, asks_nothing, check_same_bank, packed, runs_of
+from evopress.report.contest_document import Document, adopt, asks_nothing, check_same_bank, packed, runs_of, sort_runs
 from evopress.search.loop import Event, Stops, Totals, drive
 from evopress.store import Store, load_reference
 from evopress.texts import Texts
@@ -72,7 +72,7 @@ def compete(
     device: str = "cpu",
     dtype: str = "auto",
     bank_quota_bytes: int | None = None,
-    kept: Document | None = None,
+    latest: Callable[[], Document | None] = lambda: None,
     save: Callable[[Document], None] = lambda _: None,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -82,12 +82,14 @@ def compete(
 ) -> Document:
     """Run what is missing of a contest, and return its document.
 
-    kept: the document so far, read from `source`: its finished runs are not run again. save: called with the document after every finished
-    run. only, seeds: run these labels and seeds alone. Raises Interrupted on Ctrl-C and Stopped on SIGTERM, both after a clean checkpoint;
-    UsageError for an unknown label or seed and for a document of another bank; InfeasibleBudget before any weight is read.
+    latest: reads the document as it lies in `source` by now: its finished runs are not run again. save: writes it there, after every
+    finished run; two processes on one store do so in turns, and each adds what the other has finished. only, seeds: run these labels and
+    seeds alone. Raises Interrupted on Ctrl-C and Stopped on SIGTERM, both after a clean checkpoint; UsageError for an unknown label or seed
+    and for a document of another bank; InfeasibleBudget before any weight is read.
     """
     registry = registry or Registry.load()
     wanted = _chosen(contest, only, seeds)
+    kept = latest()
     plan, texts = _rehearsed(contest, registry, home, listen, device, dtype)
     store = Store.open(storage)
     try:
@@ -104,13 +106,20 @@ def compete(
                 bench.complete_bank()
                 document["bank"] = field.bank(kept)
                 check_dense(bench, bench.plan.space.profile(field.starts[0]))
+
+            def together() -> None:
+                with store.holding(f"result {source.absolute()}", bench.owner):
+                    if (other := latest()) is not None:
+                        adopt(document, other, contest)
+                    save(document)
+
             for label, seed in wanted:
                 if seed not in runs_of(document, contest, label):
                     run, final = field.run(label, seed)
                     field.add(document, run, final)
                     _keep(bench, study_id, contest, run, final)
-                    save(document)
-            save(document)
+                    together()
+            together()
         return document
     finally:
         store.close()
@@ -281,11 +290,7 @@ class _Field:
             "sites": [site.name for site in self.plan.space.sites],
         }
         if kept is not None:
-            for label in contest.entrants:
-                for run in runs_of(kept, contest, label).values():
-                    if run not in made["runs"]:  # one that asks nothing stands for every seed
-                        made["runs"].append(run)
-        self._sort(made)
+            adopt(made, kept, contest)
         return made
 
     def bank(self, kept: Document | None) -> dict[str, Any]:
@@ -302,11 +307,7 @@ class _Field:
         """Put a finished run into the document."""
         document["runs"].append({**run, "final": packed(final, document["levels"])})
         document["heldout"]["weights"] = self.weights
-        self._sort(document)
-
-    def _sort(self, document: Document) -> None:
-        labels = list(self.contest.entrants)
-        document["runs"].sort(key=lambda run: (labels.index(run["label"]), run["seed"]))
+        sort_runs(document, self.contest)
 
     def _heldout(self, kept: Document | None) -> dict[str, Any]:
         tokens = self.bench.tokens("heldout")

@@ -34,7 +34,10 @@ def run(
     result: Result = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Run this entrant alone; repeatable.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run these seeds alone, e.g. 0,1.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="First seed and an eighth of all tokens; writes no default result.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="First seed and an eighth of all tokens, but at least 16,384 a search; writes no default result."),
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     bank_quota: Quota = None,
@@ -55,8 +58,10 @@ def run(
         raise UsageError(f"--result {target} is a folder.", "Name a file, e.g. result.json.")
     if target is not None and not target.absolute().parent.is_dir():
         raise NotFound(f"The folder of --result {target} does not exist.", "Create it first.")
-    kept = None if target is None or not target.exists() else _belonging(target, contest)
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
+
+    def latest() -> Document | None:
+        return None if target is None or not target.exists() else _belonging(target, contest)
 
     def save(document: Document) -> None:
         if target is not None:
@@ -65,7 +70,7 @@ def run(
     command = shlex.join(["evopress", *sys.argv[1:]])
     with listening(contest.name) as listen:
         document = compete(
-            contest, storage_url(storage), home(), None, listen, device or "cpu", dtype or "auto", quota, kept, save,
+            contest, storage_url(storage), home(), None, listen, device or "cpu", dtype or "auto", quota, latest, save,
             only or [], _numbers(seeds), command, target or Path("the result"),
         )  # fmt: skip
     say("no result file: name one with --result, or it is read from the store again" if target is None else f"result: {target}")

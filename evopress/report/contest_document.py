@@ -119,6 +119,22 @@ def runs_of(document: Document, contest: Contest, label: str) -> dict[int, Entry
     return {seed: run for seed in contest.seeds if (run := found.get(seed, still)) is not None}
 
 
+def adopt(document: Document, other: Document, contest: Contest) -> None:
+    """Add the runs of another document of the contest that this one lacks, and sort all by entrant and seed."""
+    for label in contest.entrants:
+        for seed, run in runs_of(other, contest, label).items():
+            if seed not in runs_of(document, contest, label):
+                document["runs"].append({**run, "final": packed(final_profile(other, run), document["levels"])})
+    document["heldout"]["weights"] = document["heldout"]["weights"] or other["heldout"]["weights"]
+    sort_runs(document, contest)
+
+
+def sort_runs(document: Document, contest: Contest) -> None:
+    """By entrant, as the contest lists them, and seed."""
+    labels = list(contest.entrants)
+    document["runs"].sort(key=lambda run: (labels.index(run["label"]), run["seed"]))
+
+
 def asks_nothing(run: Entry) -> bool:
     """Did it finish without a measurement? Then its seed does not matter either."""
     return bool(run["reason"] == "finished" and run["evaluations"] == 0)

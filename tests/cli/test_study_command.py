@@ -190,7 +190,7 @@ def competed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def compete(*arguments: Any) -> dict[str, Any]:
         given = dict(zip(names, arguments, strict=False))
-        seen.append(given)
+        seen.append({**given, "kept": given["latest"]()})
         document = measured(given["contest"], given["contest"].quick)
         given["save"](document)
         return document

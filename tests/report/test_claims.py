@@ -12,7 +12,7 @@ from planted_contest import claim, contest, document, run
 
 from evopress.api.contest import Contest
 from evopress.report.claims import Verdict, all_hold, claim_cells, claim_json, judge
-from evopress.report.contest_document import check_belongs, read_document
+from evopress.report.contest_document import check_belongs, final_profile, read_document
 from evopress.report.statistics import paired
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,3 +152,11 @@ def test_every_committed_claim_whose_runs_are_complete_holds() -> None:
         assert not measured["quick"]
         broken = [claim_cells(found) for found in judge(measured, made) if found.state == "fails"]
         assert not broken, f"{file.name}: {broken}"
+
+
+def test_every_committed_run_ends_at_the_profile_that_was_judged() -> None:
+    """Final profiles are written as numbers, which mean nothing in another document."""
+    for _, result in committed():
+        measured = read_document(result)
+        for run in measured["runs"]:
+            assert final_profile(measured, run).digest.startswith(run["marks"][-1]["profile"]), (result.name, run["label"], run["seed"])

@@ -20,7 +20,7 @@ from evopress.api import InfeasibleBudget, NotFound, UsageError
 from evopress.contest import FIRST_MARK, SPACING, replay
 from evopress.events import Progress
 from evopress.recording import Interrupted
-from evopress.report.contest_document import final_profile, read_document, runs_of, write_document
+from evopress.report.contest_document import adopt, final_profile, packed, read_document, runs_of, write_document
 from evopress.store import Store, TrialKey
 
 Document = dict[str, Any]
@@ -122,7 +122,7 @@ def test_it_is_saved_after_every_run_and_the_bank_is_told(held: Held, tiny: Tiny
 @pytest.mark.usefixtures("no_model")
 def test_the_same_call_again_measures_nothing(held: Held, tiny: Tiny) -> None:
     assert comparable(tiny_contest.run(tiny, held.home)) == comparable(held.document)
-    assert comparable(tiny_contest.run(tiny, held.home, kept=held.document)) == comparable(held.document)
+    assert comparable(tiny_contest.run(tiny, held.home, latest=lambda: held.document)) == comparable(held.document)
     assert tiny_study.contents(tiny_study.url(held.home)).trials == held.contents.trials
 
 
@@ -142,7 +142,7 @@ def test_a_replay_makes_the_document_from_the_store(held: Held, tiny: Tiny, tmp_
 
 def test_finished_runs_of_the_document_are_kept_on_another_store(held: Held, tiny: Tiny, tmp_path: Path, taken: list[TrialKey]) -> None:
     part = {**held.document, "runs": [run for run in held.document["runs"] if run["seed"] == 0]}
-    found = tiny_contest.run(tiny, tmp_path, kept=part, only=["random"])
+    found = tiny_contest.run(tiny, tmp_path, latest=lambda: part, only=["random"])
     assert [(run["label"], run["seed"]) for run in found["runs"]] == [*((run["label"], 0) for run in part["runs"]), ("random", 1)]
     assert runs_of(found, tiny_contest.contest(tiny), "random")[1]["final"] == held.document["runs"][-1]["final"]
     assert len(taken) == held.document["runs"][-1]["evaluations"] + 1 + len(found["runs"][-1]["profiles"]), "one for the gate"
@@ -154,7 +154,7 @@ def test_a_changed_entrant_alone_is_run_again(held: Held, tiny: Tiny, tmp_path: 
     write_document(held.document, path)
     changed = {**tiny_contest.ENTRANTS, "random": {"searcher": "random(rungs=1x64,candidates=4)", "tokens": 600}}
     del changed["knapsack"]
-    found = tiny_contest.run(tiny, held.home, {"entrants": changed}, kept=read_document(path))
+    found = tiny_contest.run(tiny, held.home, {"entrants": changed}, latest=lambda: read_document(path))
     before = {(run["label"], run["seed"]): run for run in held.document["runs"]}
     for run in found["runs"]:
         if run["label"] == "random":
@@ -166,7 +166,7 @@ def test_a_changed_entrant_alone_is_run_again(held: Held, tiny: Tiny, tmp_path: 
 
 def test_another_type_of_arithmetic_is_another_bank(held: Held, tiny: Tiny) -> None:
     with pytest.raises(UsageError, match=r"c\.json was measured on bank"):
-        tiny_contest.run(tiny, held.home, kept=held.document, dtype="bfloat16", source=Path("c.json"))
+        tiny_contest.run(tiny, held.home, latest=lambda: held.document, dtype="bfloat16", source=Path("c.json"))
 
 
 def test_trials_of_a_study_with_the_same_searcher_and_seed_are_found_again(tiny: Tiny, tmp_path: Path, taken: list[TrialKey]) -> None:
@@ -226,13 +226,37 @@ def interrupted_at(number: int) -> Callable[[Progress], None]:
     return listen
 
 
+def test_runs_that_another_process_has_added_meanwhile_stay(held: Held, tiny: Tiny, tmp_path: Path) -> None:
+    """Their final profiles too, though levels have other numbers in its document."""
+    path, contest = tmp_path / "c.json", tiny_contest.contest(tiny)
+    other = {**held.document, "levels": [], "runs": []}
+    adopt(other, {**held.document, "runs": [run for run in reversed(held.document["runs"]) if run["seed"] == 1]}, contest)
+    turned = {**other, "levels": other["levels"][::-1], "runs": []}
+    for run in other["runs"]:
+        turned["runs"].append({**run, "final": packed(final_profile(other, run), turned["levels"])})
+
+    def listen(event: Progress) -> None:
+        if "random seed 0" in event.text and not path.exists():
+            write_document(turned, path)
+
+    def latest() -> Document | None:
+        return read_document(path) if path.exists() else None
+
+    some: dict[str, Any] = {"only": ["random"], "seeds": [0]}
+    tiny_contest.run(tiny, held.home, listen=listen, latest=latest, save=lambda made: write_document(made, path), **some)
+    found = read_document(path)
+    assert [(run["label"], run["seed"]) for run in found["runs"]] == [("evolve", 1), ("random", 0), ("random", 1)]
+    for run in found["runs"]:
+        assert final_profile(found, run).digest.startswith(run["marks"][-1]["profile"])
+
+
 def test_ctrl_c_in_the_middle_loses_nothing(held: Held, tiny: Tiny, tmp_path: Path, taken: list[TrialKey]) -> None:
     path = tmp_path / "c.json"
     with pytest.raises(Interrupted, match="the same call again"):
         tiny_contest.run(tiny, tmp_path, listen=interrupted_at(30), save=lambda made: write_document(made, path))
     kept = read_document(path)
     assert 2 <= len(kept["runs"]) < 6
-    found = tiny_contest.run(tiny, tmp_path, kept=kept)
+    found = tiny_contest.run(tiny, tmp_path, latest=lambda: kept)
     assert comparable(found) == comparable(held.document)
     contents = tiny_study.contents(tiny_study.url(tmp_path))
     assert contents.trials.keys() == held.contents.trials.keys()
