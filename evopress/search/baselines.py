@@ -5,14 +5,14 @@ Not the exact optimum of the layer errors, which is `knapsack`. Called by the ru
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import ClassVar
 
-from evopress.api import DENSE, DROP, Genotype, Knowledge, Level, Problem, Profile, Searcher, Steps, UsageError
+from evopress.api import DENSE, DROP, Genotype, Knowledge, Level, Problem, UsageError
 from evopress.search.knapsack import error_of
 from evopress.search.ledger import Draft, Ledger, ledger_of
 from evopress.search.moves import fill_in_order
+from evopress.search.settled import Settled
 
 Ladders = dict[int, tuple[int, ...]]
 """Per gene the levels one method family may use, cheapest first; the rungs of uniform compression."""
@@ -233,41 +233,23 @@ def _fill_by_gain(draft: Draft) -> None:
     fill_in_order(draft, draft.ledger.movable)
 
 
-class Uniform(Searcher):
+class Uniform(Settled):
     """The same level everywhere, as dense as the budget allows; measures nothing."""
 
     name: ClassVar[str] = "uniform"
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
-    def __init__(self, problem: Problem, rng: random.Random) -> None:
-        super().__init__(problem, rng)
-        self._best = problem.space.profile(uniform_genotype(problem))
-
-    @property
-    def incumbent(self) -> Profile:
-        """The uniform profile."""
-        return self._best
-
-    def steps(self) -> Steps:
-        """Nothing to measure."""
-        yield from ()
+    def answer(self) -> Genotype:
+        """As `uniform_genotype`."""
+        return uniform_genotype(self.problem)
 
 
-class Greedy(Searcher):
+class Greedy(Settled):
     """Least added layer error per saved byte, one downgrade at a time; measures nothing."""
 
     name: ClassVar[str] = "greedy"
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
-    def __init__(self, problem: Problem, rng: random.Random) -> None:
-        super().__init__(problem, rng)
-        self._best = problem.space.profile(greedy_genotype(problem))
-
-    @property
-    def incumbent(self) -> Profile:
-        """The greedy profile."""
-        return self._best
-
-    def steps(self) -> Steps:
-        """Nothing to measure."""
-        yield from ()
+    def answer(self) -> Genotype:
+        """As `greedy_genotype`."""
+        return greedy_genotype(self.problem)

@@ -4,11 +4,14 @@ The tree of sites is walked in preorder. A kept site adds its cost and error and
 Partial solutions are labels (cost, error) in exact integers; a label dies when another costs no more and errs no more, or when its error
 plus a lower bound of the rest (the convex hull relaxation) exceeds a solution already known. Any target works, fractional or not, because
 costs are stored bytes and never level indices. Searchers elsewhere may call `solve` with other errors.
+
+As an allocator it stands for SPDY: Accurate Pruning with Speedup Guarantees (2022), arXiv 2201.13096, and LAPTOP-Diff (2024), arXiv
+2404.11098, which choose levels by a knapsack over additive errors, too. Departures: exact stored bytes, shadowing and links; no tuning of
+the errors by trials, which `guided` does in its own way.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,9 +20,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evopress.api import DROP, Genotype, Knowledge, Problem, Profile, Searcher, Space, Steps, UsageError
+from evopress.api import DROP, Genotype, Knowledge, Space, UsageError
 from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import fill
+from evopress.search.settled import Settled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -352,27 +356,17 @@ def _trace(items: Sequence[_Item], trail: Sequence[tuple[Any, ...]], label: int)
     return levels
 
 
-class Knapsack(Searcher):
+class Knapsack(Settled):
     """Least summed layer error within the budget by exact multiple choice; measures nothing."""
 
     name: ClassVar[str] = "knapsack"
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
 
-    def __init__(self, problem: Problem, rng: random.Random) -> None:
-        super().__init__(problem, rng)
-        ledger = ledger_of(problem)
+    def answer(self) -> Genotype:
+        """The optimum, or nearly: see `remark`."""
+        ledger = ledger_of(self.problem)
         self.solution = solve(ledger)
+        self._remark = f"not proven optimal: {self.solution.doubt}" if self.solution.doubt else ""
         # Errors can be flat (two levels equally good); what the optimum leaves unspent is of no use to anyone.
         filled = fill(ledger, self.solution.genotype, ledger.movable)
-        better = error_of(ledger, filled) <= self.solution.error
-        self._best = problem.space.profile(filled if better else self.solution.genotype)
-        self._remark = f"not proven optimal: {self.solution.doubt}" if self.solution.doubt else ""
-
-    @property
-    def incumbent(self) -> Profile:
-        """The optimum, or nearly: see `remark`."""
-        return self._best
-
-    def steps(self) -> Steps:
-        """Nothing to measure."""
-        yield from ()
+        return filled if error_of(ledger, filled) <= self.solution.error else self.solution.genotype
