@@ -1,7 +1,8 @@
 """What a run knows of each site beside its levels and costs: computed when a searcher first asks, kept on disk for every later run.
 
 Not the bank, though layer errors are read there, and not a measurement of any profile. All facts are of the dense model, on the study's
-calibration tokens. Called by the run, which hands them to searchers by the names that a `Problem` has for them.
+calibration tokens. Called by the two composition roots, `evopress.run` and `evopress.contest`, which hand them to searchers by the names
+that a `Problem` has for them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Everything that can be wrong with a study and be told before weights are read: its texts, its budgets together, its searchers' options.
 
-Called by the run before the bank is built, and by a dry run.
+Called by the two composition roots, `evopress.run` and `evopress.contest`, before the bank is built, and by a dry run. The roots make the
+searchers that they drive here too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A run: one execution of a study. The composition root; the only file that wires models, data, bank, search and store together.
+"""A run: one execution of a study. A composition root: it wires models, data, bank, search and store together.
 
-Called by the command line and by `evopress.search`. Running the same study again resumes it: everything measured is read from the store.
+`evopress.contest` is the other one. Called by the command line and by `evopress.search`. Running the same study again resumes it:
+everything measured is read from the store.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from evopress.api import (
     NotFound,
     Profile,
     Remembered,
+    Searcher,
     Trial,
     UsageError,
 )
@@ -165,18 +167,19 @@ class _Execution:
             ordinal += 1
             return trials
 
-        outcome = drive(searcher, measure, stops, self.clock, self._narrator(name, options, stops, uniform))
+        outcome = drive(searcher, measure, stops, self.clock, self._narrator(searcher, stops, uniform))
         if searcher.remark:
             self.remarks[name] = searcher.remark
         return outcome
 
-    def _narrator(self, name: str, options: Mapping[str, Any], stops: Stops, uniform: Profile | None) -> Callable[[Event], None]:
+    def _narrator(self, searcher: Searcher, stops: Stops, uniform: Profile | None) -> Callable[[Event], None]:
         """Tell the listener how the search goes. Every few generations the incumbent is compared with uniform on one small slice.
 
         That comparison is for the display alone: it is stored like any trial, but it steers nothing and does not count as search.
         """
         # A round of slopes and a race takes as long as several generations of mutants.
-        every = 1 if "slopes" in self.bench.registry.get("searcher", name).needs else WATCH_GENERATIONS
+        every = 1 if "slopes" in searcher.needs else WATCH_GENERATIONS
+        total = stops.generations or int(getattr(searcher, "generations", None) or 0)
         shown: dict[str, Any] = {"profile": None, "generation": -every, "best": None, "gain": None}
 
         def tell(event: Event) -> None:
@@ -185,11 +188,10 @@ class _Execution:
                 small = self.bench.texts.first("search", WATCH_TOKENS)
                 pair = self.bench.measure([event.incumbent, uniform], small, self.study.fitness, "search")
                 shown.update(profile=event.incumbent, generation=at, best=pair[0].fitness, gain=pair[1].fitness - pair[0].fitness)
-            total = stops.generations or options.get("generations") or 0
             totals = event.totals
             spent = (totals.evaluations, totals.tokens, totals.seconds)
-            left = _eta(totals, stops, int(total))
-            self.bench.listen(Progress("search", name, at, int(total), shown["best"], shown["gain"], *spent, left, totals.cached))
+            left = _eta(totals, stops, total)
+            self.bench.listen(Progress("search", searcher.name, at, total, shown["best"], shown["gain"], *spent, left, totals.cached))
 
         return tell
 

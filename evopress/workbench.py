@@ -1,7 +1,7 @@
 """The workbench: everything heavy a run may need (model, bank, fitnesses), each made at first use.
 
 A run whose measurements are all in the store never loads the model. It measures profiles through the store, so that nothing is measured
-twice. Called by `evopress.run` alone.
+twice. Made by the two composition roots, `evopress.run` and `evopress.contest`, and by `evopress search bench`; used by all that measures.
 """
 
 from __future__ import annotations

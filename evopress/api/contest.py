@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -107,7 +107,10 @@ class Contest(BaseModel):
         return _digest(self.definition)
 
     def small(self) -> Contest:
-        """The same in a fraction of the time: the first seed, an eighth of all tokens, and a name of its own."""
+        """The same in a fraction of the time: the first seed, and a name of its own.
+
+        Of all tokens an eighth, but of a text no less than `QUICK_LEAST` and of a search no less than `QUICK_LEAST_STOP`.
+        """
         sizes = {key: max(getattr(self.study, key) // QUICK, min(least, getattr(self.study, key))) for key, least in QUICK_LEAST.items()}
         study = self.study.model_copy(update={**sizes, "name": f"{self.name[:58]}-quick"})
 
@@ -218,7 +221,3 @@ def _validated(own: Mapping[str, Any], where: str) -> dict[str, Any]:
             "studies/README.md lists every key of a contest.",
         ) from error
     return {key: getattr(made, key) for key in own}
-
-
-METRICS: tuple[str, ...] = get_args(Metric)
-COMPARATORS: tuple[str, ...] = get_args(Comparator)

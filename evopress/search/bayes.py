@@ -27,7 +27,7 @@ from evopress.search.champion import LOOKS, Champion
 from evopress.search.curves import curve_names, decoded, drawn_curves
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, switch_count, within
-from evopress.search.selection import check_count, check_positive
+from evopress.search.options import check_count, check_positive
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

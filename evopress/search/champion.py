@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator, Sequence
 
 from evopress.api import Ask, Genotype, Problem, Profile, Trial, UsageError
 from evopress.search.ledger import Ledger
+from evopress.search.options import check_count
 from evopress.search.racing import Deck, Race, check_alpha, check_documents, check_looks, race
-from evopress.search.selection import check_count
 from evopress.search.starts import known_starts
 from evopress.search.watching import watched
 

@@ -15,23 +15,27 @@ from evopress.api import Genotype, Knowledge, Problem, Profile, Searcher, Steps,
 from evopress.search import parity
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, random_profile, switch_count
-from evopress.search.selection import best_of, check_count, check_initial, check_rungs, tournament
+from evopress.search.options import check_count
+from evopress.search.selection import best_of, check_initial, check_rungs, tournament
 from evopress.search.starts import distinct, known_starts
 
 ATTEMPTS = 40
 """Mutants drawn per wanted offspring before a generation goes on with fewer."""
+GENERATIONS = 100
+"""By default."""
 
 
 class Evolve(Searcher):
     """(1+λ) evolution of level assignments under exact budgets.
 
-    generations, offspring: G and λ. rungs: (survivors, tokens) per stage; the parent joins in the last. max_mutations: switches of one
-    mutation are min(U, U) of draws from 1 to this. initial: (random candidates, tokens) of the start selection, which ranks the known
-    starts and the random ones on one slice. guided: let layer errors, where the problem has them, bias half of the global moves. bold:
-    share of global offspring that take up to four times as many moves, over the first quarter of the generations.
+    generations: G; where not given 100, or the preset's. offspring: λ. rungs: (survivors, tokens) per stage; the parent joins in the last.
+    max_mutations: switches of one mutation are min(U, U) of draws from 1 to this. initial: (random candidates, tokens) of the start
+    selection, which ranks the known starts and the random ones on one slice. guided: let layer errors, where the problem has them, bias
+    half of the global moves. bold: share of global offspring that take up to four times as many moves, over the first quarter of the
+    generations.
     Parity only: variant ('auto', 'quant', 'sparsity', 'depth'), group_rule ('size', 'name', 'none'), max_level, max_total_deviation; the
-    published settings come with preset ('quant', 'sparsity', 'depth', 'superfast'), which overrides the options it sets. Raises UsageError
-    for bad options and for more tokens than the search set holds.
+    published settings come with preset ('quant', 'sparsity', 'depth', 'superfast'), which overrides the options it sets, but no generations
+    that are given. Raises UsageError for bad options and for more tokens than the search set holds.
     """
 
     name: ClassVar[str] = "evolve"
@@ -44,7 +48,7 @@ class Evolve(Searcher):
         rng: random.Random,
         *,
         mode: str = "global",
-        generations: int = 100,
+        generations: int | None = None,
         offspring: int = 16,
         rungs: Sequence[Sequence[int]] = ((2, 512), (1, 4096)),
         max_mutations: int = 3,
@@ -62,15 +66,15 @@ class Evolve(Searcher):
             if preset not in parity.PARITY:
                 raise unknown("preset", preset, parity.PARITY, "evolve")
             published = parity.PARITY[preset]
-            mode, generations, offspring = "parity", published["generations"], published["offspring"]
-            rungs, initial = published["rungs"], published.get("initial", initial)
+            mode, offspring, rungs = "parity", published["offspring"], published["rungs"]
+            initial, variant = published.get("initial", initial), published.get("variant", variant)
             group_rule = published.get("group_rule", group_rule)
+            generations = published.get("generations") if generations is None else generations
         if mode not in ("global", "parity"):
             raise unknown("mode", mode, ("global", "parity"), "evolve")
         if not 0 <= bold <= 1:
             raise UsageError(f"Option bold={bold!r} is not a share.", "Write a number from 0 to 1.")
         self.mode, self.guided, self.bold = mode, guided, bold
-        self.generations = check_count("generations", generations, 0)
         self.offspring = check_count("offspring", offspring)
         self.max_mutations = check_count("max_mutations", max_mutations)
         self.rungs = check_rungs(rungs)
@@ -82,6 +86,9 @@ class Evolve(Searcher):
         self.rules = parity.rules_of(self.ledger, variant, group_rule, max_mutations, *limits) if mode == "parity" else None
         self._starts = self._parity_starts() if self.rules else self._global_starts()
         self._parent = self._starts[0]
+        if generations is None:
+            generations = parity.depth_generations(self.ledger, self.rules, self._parent) if preset and self.rules else GENERATIONS
+        self.generations = check_count("generations", generations, 0)
         self._origin = parity.rungs_of(self._parent, self.rules) if self.rules else []
         self._seen: set[Genotype] = set()
 

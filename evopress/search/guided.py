@@ -19,12 +19,12 @@ from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, S
 from evopress.search.descent import descend
 from evopress.search.ledger import Draft, ledger_of
 from evopress.search.moves import is_dropped
+from evopress.search.options import check_count, check_share
 from evopress.search.parabolas import Parabolas
 from evopress.search.probes import drop_level, probe
 from evopress.search.proposals import propose
 from evopress.search.racing import Deck, Looks, Race, check_alpha, check_documents, check_looks, race
 from evopress.search.screening import Screening
-from evopress.search.selection import check_count, check_share
 from evopress.search.starts import distinct, known_starts
 from evopress.search.watching import watched
 

@@ -21,7 +21,7 @@ from evopress.search.champion import LOOKS, Champion
 from evopress.search.fronts import Objectives, sort_fronts, standings
 from evopress.search.ledger import Ledger, ledger_of
 from evopress.search.moves import mutate, switch_count, within
-from evopress.search.selection import check_count, check_share
+from evopress.search.options import check_count, check_share
 from evopress.search.slices import draw_slice
 
 ATTEMPTS = 40

@@ -24,10 +24,10 @@ ATTEMPTS = 200
 PARITY: dict[str, dict[str, Any]] = {
     "quant": {"generations": 150, "offspring": 128, "rungs": ((16, 2048), (4, 16384), (1, 131072)), "group_rule": "size"},
     "sparsity": {"generations": 400, "offspring": 64, "rungs": ((8, 2048), (2, 16384), (1, 65536)), "group_rule": "none"},
-    "depth": {"generations": 160, "offspring": 32, "rungs": ((2, 2048), (1, 32768)), "initial": (64, 2048)},
+    "depth": {"offspring": 32, "rungs": ((2, 2048), (1, 32768)), "initial": (64, 2048), "variant": "depth"},
     "superfast": {"generations": 400, "offspring": 16, "rungs": ((1, 512), (1, 8192))},
 }
-"""Published settings: options of `evolve` in parity mode. The depth search runs int(k(L−k)/1.5) generations for k of L dropped."""
+"""Published settings: options of `evolve` in parity mode. Generations of the depth search depend on the space: `depth_generations`."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,13 @@ class Rules:
     max_total_deviation: int
 
 
-def depth_generations(kept_or_dropped: int, length: int) -> int:
-    """Generations of the published depth search for k of L sublayers dropped: int(k(L−k)/1.5)."""
-    return int(kept_or_dropped * (length - kept_or_dropped) / 1.5)
+def depth_generations(ledger: Ledger, rules: Rules, start: Genotype) -> int:
+    """Generations of the published depth search, int(k(L−k)/1.5) for k of L sublayers of a kind dropped, as its starts drop them.
+
+    The published masks are all of one length. Where sublayers of one kind are fewer, or all stay, the longest search counts.
+    """
+    counts = [(sum(_gone(ledger, start, gene) for gene in kind), len(kind)) for kind in rules.kinds]
+    return max((int(dropped * (length - dropped) / 1.5) for dropped, length in counts), default=0)
 
 
 def rules_of(

@@ -23,8 +23,8 @@ from evopress.search.champion import LOOKS, Champion
 from evopress.search.curves import decoded, drawn_curves
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import mutate, switch_count
+from evopress.search.options import check_count, check_share
 from evopress.search.proposals import propose
-from evopress.search.selection import check_count, check_share
 from evopress.search.surrogate import Surrogate
 
 INNER = 8

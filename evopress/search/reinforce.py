@@ -22,8 +22,8 @@ import numpy as np
 from evopress.api import Genotype, Knowledge, Problem, Profile, Searcher, Steps
 from evopress.search.champion import LOOKS, Champion
 from evopress.search.ledger import ledger_of
+from evopress.search.options import check_count, check_positive
 from evopress.search.policies import Floats, Logits, around, likeliest, sample, softmax
-from evopress.search.selection import check_count, check_positive
 
 ATTEMPTS = 20
 """Samples drawn per wanted one before a batch goes on with fewer."""

@@ -32,8 +32,8 @@ import numpy as np
 from evopress.api import DROP, Genotype, Knowledge, Problem, Profile, Searcher, Steps, UsageError
 from evopress.search.champion import LOOKS, Champion
 from evopress.search.ledger import Draft, Ledger, ledger_of
+from evopress.search.options import check_count, check_positive
 from evopress.search.policies import Floats, around, likeliest
-from evopress.search.selection import check_count, check_positive
 
 MEMORY = 0.8
 """Share of the running size of gradients that is kept when a new one comes in."""

@@ -10,7 +10,8 @@ from typing import ClassVar
 from evopress.api import Genotype, Problem, Profile, Searcher, Steps
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import random_profile
-from evopress.search.selection import check_count, check_rungs, tournament, tournament_evaluations
+from evopress.search.options import check_count
+from evopress.search.selection import check_rungs, tournament, tournament_evaluations
 
 
 class Random(Searcher):

@@ -1,8 +1,7 @@
 """Multi-step selection: candidates shrink over rungs of more and more tokens, each rung on one fresh slice for all. Paired, so fair.
 
 EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search (2024), arXiv 2410.14649, Algorithm 1. Departure from its code:
-the parent joins in the last rung by position, not whenever the survivor count equals the last one. Called by `evolve` and
-`sampling`; its checks of options by every searcher that measures.
+the parent joins in the last rung by position, not whenever the survivor count equals the last one. Called by `evolve` and `sampling`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Generator, Sequence
 from itertools import pairwise
 
 from evopress.api import Ask, Genotype, Problem, Trial, UsageError
+from evopress.search.options import check_count
 from evopress.search.slices import draw_slice
 
 Rungs = tuple[tuple[int, int], ...]
@@ -33,27 +33,6 @@ def check_rungs(rungs: Sequence[Sequence[int]], option: str = "rungs") -> Rungs:
     if any(later[0] > earlier[0] for earlier, later in pairwise(checked)):
         raise UsageError(f"{shown} has survivors that grow from one stage to the next.", allowed)
     return checked
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Validate an integer option. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"Option {name}={value!r} is not an integer of at least {least}.", f"Write e.g. {name}={max(least, 1)}.")
-    return value
-
-
-def check_share(name: str, value: float) -> float:
-    """Validate an option from 0 up to, not including, 1. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UsageError(f"Option {name}={value!r} is not a share.", "Write a number of at least 0 and below 1.")
-    return float(value)
-
-
-def check_positive(name: str, value: float) -> float:
-    """Validate an option above 0. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UsageError(f"Option {name}={value!r} is not a number above 0.", f"Write e.g. {name}=1.0.")
-    return float(value)
 
 
 def check_initial(initial: Sequence[int] | Sequence[Sequence[int]]) -> tuple[int, int]:

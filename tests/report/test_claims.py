@@ -158,5 +158,6 @@ def test_every_committed_run_ends_at_the_profile_that_was_judged() -> None:
     """Final profiles are written as numbers, which mean nothing in another document."""
     for _, result in committed():
         measured = read_document(result)
-        for run in measured["runs"]:
-            assert final_profile(measured, run).digest.startswith(run["marks"][-1]["profile"]), (result.name, run["label"], run["seed"])
+        for found in measured["runs"]:
+            ended = found["marks"][-1]["profile"]
+            assert final_profile(measured, found).digest.startswith(ended), (result.name, found["label"], found["seed"])

@@ -111,7 +111,8 @@ def _child(request: Report, report: Any) -> int:
     """Run a study, and return the exit code.
 
     Either study (its keys), storage, home and speed; or argv (arguments of the console script), home, out (a file
-    for its output) and hold, see `_listener`. With meet (a folder), see `_share`.
+    for its output) and hold, see `_listener`. With meet (a folder), see `_share`. With halt (the key of an evaluation) the run stands still
+    when it has taken that one and before it stores it, so that a kill falls there for certain.
     """
     from dataclasses import asdict
 
@@ -125,6 +126,8 @@ def _child(request: Report, report: Any) -> int:
 
     def taken(key: str) -> None:
         report(taken=key)
+        if key == request.get("halt"):
+            time.sleep(60)
         if "meet" in request:
             (Path(request["meet"]) / str(os.getpid())).touch()
 
