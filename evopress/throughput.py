@@ -1,7 +1,8 @@
 """How fast a search measures its candidates, against a bare forward pass of the same tokens in the same run.
 
 Candidates are drawn as a search draws them: a profile and neighbours of it. Nothing is stored. The floor is the time that the
-multiplications of one bare pass would take at the speed of a bare matrix product. Called by `evopress search bench`.
+multiplications of one bare pass would take at the speed of a bare matrix product on the same device. Everything is timed until the device
+is done with it. Called by `evopress search bench`.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ from __future__ import annotations
 import random
 import resource
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from evopress.api import Budget, Problem, Profile, Slice, Space
 from evopress.fitness.head import batches
-from evopress.latency.bench import measure_floor
-from evopress.latency.clock import Timing, ratio, time_once
+from evopress.latency.bench import measure_floor, wait
+from evopress.latency.clock import Timing, fingerprint, ratio, time_once
+from evopress.provenance import commit
 from evopress.search.baselines import uniform_genotype
 from evopress.search.ledger import Ledger
 from evopress.search.moves import mutate, switch_count
 from evopress.workbench import Workbench
 
-MATMULS = ("mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product", "convolution")
+MATMULS = ("mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product", "attention_forward", "convolution")
 """Operators that multiply matrices, as their names appear in a profile."""
 
 
@@ -34,7 +37,8 @@ class Throughput:
 
     ratio: bare over engine, round by round: 1 where measuring is as fast as a bare pass. tokens: of all candidates together. reused: share
     of the blocks that were not run, because the hidden states before the first change were known. matmul: share of the engine's time
-    inside matrix products. floor_seconds: of the bare pass at the speed of a bare product. peak_bytes: most memory the process ever held.
+    inside matrix products, on a GPU of the time of its kernels. floor_seconds: of the bare pass at the speed of a bare product. peak_bytes:
+    most memory the process ever held, on a GPU most that was ever allocated there; the floor's own is not among it.
     """
 
     candidates: int
@@ -79,16 +83,17 @@ def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: i
 
     engine()  # warm: variants are decoded, the dense model's answers are known
     run, reused = bench.prefixes.blocks_run, bench.prefixes.blocks_reused
-    share = _matmul_share(engine)
+    share = _matmul_share(engine, bench.device)
     run, reused = bench.prefixes.blocks_run - run, bench.prefixes.blocks_reused - reused
     bare_seconds, engine_seconds = [], []
     for _ in range(rounds):
-        bare_seconds.append(time_once(bare, bench.clock))
-        engine_seconds.append(time_once(engine, bench.clock))
+        bare_seconds.append(_timed(bare, bench))
+        engine_seconds.append(_timed(engine, bench))
     bare_timing, engine_timing = Timing.of(bare_seconds), Timing.of(engine_seconds)
     total = len(profiles) * slice_.tokens
     flops = 2 * (bench.plan.sitemap.total_params) * total
-    speed = measure_floor([bench.dtype], clock=bench.clock).flops_per_second
+    peak = peak_bytes(bench.device)
+    speed = measure_floor([bench.dtype], clock=bench.clock, device=bench.device).flops_per_second
     return Throughput(
         len(profiles),
         total,
@@ -98,12 +103,26 @@ def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: i
         reused / max(run + reused, 1),
         share,
         flops / max(speed.values()),
-        peak_bytes(),
+        peak,
     )
 
 
-def peak_bytes() -> int:
-    """Most resident memory this process ever held."""
+def throughput_json(bench: Workbench, found: Throughput) -> dict[str, Any]:
+    """What was measured, and what it traces to, as JSON values; the keys are told in results/README.md."""
+    study = bench.plan.study
+    return {
+        "study": {"name": study.name, "digest": study.digest, **study.identity},
+        "model": bench.plan.ref.name,
+        "commit": commit(),
+        "environment": {**fingerprint(bench.device), "arithmetic": bench.arithmetic},
+        **asdict(found),
+    }
+
+
+def peak_bytes(device: str) -> int:
+    """Most resident memory this process ever held; on a GPU the most it ever had allocated there."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -114,10 +133,33 @@ def _forward(bench: Workbench, slice_: Slice) -> None:
             bench.model(input_ids=torch.stack([documents[i][1] for i in members]), use_cache=False)
 
 
-def _matmul_share(work: Any) -> float:
-    """Share of the time of `work` spent inside matrix products, by the profiler's own-time of operators."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+def _timed(work: Callable[[], object], bench: Workbench) -> float:
+    """Seconds until the device is done with it, and not with what came before."""
+
+    def whole() -> None:
         work()
-    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
-    inside = sum(time for key, time in times.items() if any(name in key for name in MATMULS))
-    return float(inside) / max(float(sum(times.values())), 1e-9)
+        wait(bench.device)
+
+    wait(bench.device)
+    return time_once(whole, bench.clock)
+
+
+def _matmul_share(work: Callable[[], object], device: str) -> float:
+    """Share of the time of `work` spent inside matrix products, by the profiler's own-time of operators; on a GPU of its kernels' time."""
+    gpu = torch.device(device).type == "cuda"
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as found:
+        work()
+        wait(device)
+    return matmul_share(found.key_averages(), gpu)
+
+
+def matmul_share(rows: Iterable[Any], gpu: bool) -> float:
+    """The share by the profiler's rows, those of kernels left out: their time is in the row of the operator that launched them too."""
+    inside = total = 0.0
+    for row in rows:
+        if row.device_type.name == "CPU":
+            own = float(row.self_device_time_total if gpu else row.self_cpu_time_total)
+            total += own
+            inside += own if any(name in row.key for name in MATMULS) else 0.0
+    return inside / max(total, 1e-9)

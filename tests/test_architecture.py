@@ -50,7 +50,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),
     "knowledge": frozenset({"api", "bank", "data", "events", "models", "workbench"}),
     "memory": frozenset({"api", "store", "workbench"}),
-    "throughput": frozenset({"api", "fitness", "latency", "search", "workbench"}),
+    "throughput": frozenset({"api", "fitness", "latency", "provenance", "search", "workbench"}),
     "recording": frozenset({"api", "latency", "provenance", "workbench"}),
     "gate": frozenset({"api", "workbench"}),
     "speed": frozenset({"api", "events", "latency", "store", "workbench"}),

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from evopress.api import Level, UsageError, parse_method
-from evopress.api.contest import Claim, Contest, Entrant, own_keys
+from evopress.api.contest import QUICK, QUICK_LEAST_STOP, Claim, Contest, Entrant, own_keys
 from evopress.api.study import DEFAULT_STOP_TOKENS, Study
 from evopress.cli import app
 from evopress.contest import FIRST_MARK
@@ -217,6 +217,12 @@ def test_results_readme_names_every_key_of_a_contest() -> None:
 def test_studies_readme_states_the_default_stop() -> None:
     assert Study.make({}).stops == {"stop_tokens": DEFAULT_STOP_TOKENS}
     assert f"`stop_tokens` is {DEFAULT_STOP_TOKENS:,}" in page(ROOT / "studies" / "README.md")
+
+
+def test_what_a_quick_contest_leaves_is_stated() -> None:
+    assert QUICK == 8
+    for text in (page(ROOT / "studies" / "README.md"), page(ROOT / "evopress" / "cli" / "study.py")):
+        assert re.search(rf"an eighth\s+of all tokens, but at least {QUICK_LEAST_STOP:,} a search", text)
 
 
 @pytest.fixture(scope="module")

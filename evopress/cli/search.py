@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import EvopressError, NotFound, QualityGateFailed, Stopped, StorageError, UsageError
+from evopress.api.errors import EvopressError, QualityGateFailed, Stopped, StorageError, UsageError
 from evopress.cli.options import (
     Device,
     Dtype,
@@ -246,10 +246,6 @@ def _execute(
     from evopress.report.result import result_json, write_result
     from evopress.run import execute
 
-    if result is not None and result.is_dir():
-        raise UsageError(f"--result {result} is a folder.", "Name a file, e.g. result.json.")
-    if result is not None and not result.absolute().parent.is_dir():
-        raise NotFound(f"The folder of --result {result} does not exist.", "Create it first.")
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
     command = shlex.join(["evopress", *sys.argv[1:]])
     with listening(study.name) as listen, _leaving_no_stub(study, url):

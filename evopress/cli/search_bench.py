@@ -1,4 +1,7 @@
-"""`evopress search bench`: how fast candidates are measured here, beside a bare forward pass. Parses, calls, prints; keeps nothing."""
+"""`evopress search bench`: how fast candidates are measured here, beside a bare forward pass. Parses, calls, prints.
+
+Keeps nothing in the store; --result writes what is printed to a file.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from evopress.api.errors import UsageError
-from evopress.cli.options import Device, Dtype, Json, Storage
+from evopress.api.errors import StorageError, UsageError
+from evopress.cli.options import Device, Dtype, Json, Result, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 from evopress.home import home
 
@@ -20,21 +23,21 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Times that both are timed, in turns.")] = 7,
     device: Device = None,
     dtype: Dtype = None,
+    result: Result = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Time the measuring of candidates against a bare forward pass of the same tokens; say what is reused and what the floor is."""
-    from dataclasses import asdict
-
     from evopress.api.study import Study
     from evopress.events import Progress
     from evopress.hooks.registry import Registry
-    from evopress.latency.clock import Timing, fingerprint
     from evopress.plan import make_plan, with_weights
     from evopress.precision import check_device
+    from evopress.report.bench_document import HEADER, note, rows, title
+    from evopress.report.result import write_json
     from evopress.store import Store
     from evopress.texts import Texts
-    from evopress.throughput import measure_throughput
+    from evopress.throughput import measure_throughput, throughput_json
     from evopress.workbench import Workbench
 
     def listen(progress: Progress) -> None:
@@ -51,27 +54,19 @@ def bench(
     texts = Texts(plan, listen)
     plan = with_weights(plan, home())
     with Store.open(storage_url(storage)) as store:
-        found = measure_throughput(
-            Workbench(plan, texts, registry, store, home(), listen, device or "cpu", dtype or "auto"), candidates, tokens, rounds
-        )
-    about = fingerprint(device or "cpu")
+        workbench = Workbench(plan, texts, registry, store, home(), listen, device or "cpu", dtype or "auto")
+        document = throughput_json(workbench, measure_throughput(workbench, candidates, tokens, rounds))
+    if result is not None:
+        try:
+            write_json(document, result)
+        except OSError as error:
+            raise StorageError(
+                f"The result cannot be written to {result}: {error.strerror}.",
+                "Times are kept nowhere else: measure again with another --result.",
+            ) from error
     if as_json:
-        print_json({"environment": about, **asdict(found)})
+        print_json(document)
         return
-
-    def speed(timing: Timing) -> str:
-        return f"{found.tokens / timing.median:,.0f} [{found.tokens / timing.high:,.0f}, {found.tokens / timing.low:,.0f}]"
-
-    machine = f"{about['threads']} threads, {about['cpu']}"
-    print(f"{found.candidates} candidates on {tokens:,} tokens each; n = {found.bare.n} rounds in turns; {machine}")
-    print_table(
-        ("what", "tokens/s"),
-        [
-            ("floor: a bare pass at the speed of a bare matrix product", f"{found.tokens / found.floor_seconds:,.0f}"),
-            ("bare forward pass with logits", speed(found.bare)),
-            ("candidates measured", speed(found.engine)),
-        ],
-    )
-    print(f"measuring reaches {found.ratio.median:.2f}x [{found.ratio.low:.2f}, {found.ratio.high:.2f}] of a bare pass, "
-          f"with {found.reused:.0%} of the blocks reused and {found.matmul:.0%} of its time inside matrix products; "
-          f"peak memory {found.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
+    print(title(document))
+    print_table(HEADER, rows(document))
+    print(note(document))

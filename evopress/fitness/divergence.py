@@ -1,14 +1,13 @@
 """KL divergence of a compressed model from the dense one, exact over the whole vocabulary.
 
 Shapes: B documents, T tokens, P positions, D width, V vocabulary. The teacher is kept as final hidden states (T×D a document), and both
-sides' logits are recomputed in chunks of positions, so memory does not grow with the vocabulary times the text. The teacher's logits of the
-documents in use are kept between scores as far as LOGIT_BYTES go.
+sides' logits are recomputed in chunks of positions, so memory grows neither with the text nor with the vocabulary. The teacher's logits of
+the documents in use are kept between scores as far as LOGIT_BYTES go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evopress.api import Differentiable, Fitness
@@ -54,19 +53,24 @@ class KL(Fitness, Differentiable):
         """Mean KL a document and its number of positions (its tokens less one)."""
         import torch
 
-        from evopress.fitness.head import Head, batches, final_hidden
+        from evopress.fitness.head import Head, batches, final_hidden, means
 
         if self._head is None:
             raise RuntimeError("KL.score() before KL.prepare()")
-        values, student_head = [0.0] * len(documents), Head(model)
+        student_head = Head(model)
+        sums: list[list[Tensor]] = [[] for _ in documents]
         self._forget_others(documents)
         for members in batches(documents):
             hidden_BTD = final_hidden(model, torch.stack([documents[i][1] for i in members]))
             for row, i in enumerate(members):
-                index, _ids = documents[i]
+                index, ids = documents[i]
                 # A shortened document reads a prefix of the teacher's states: the model is causal.
-                values[i] = mean_kl(partial(self._teacher_logits, index), hidden_BTD[row, :-1], student_head)
-        return values, [len(ids) - 1 for _, ids in documents]
+                sums[i] = [
+                    kl_sum(self._teacher_logits(index, chunk), student_head(hidden_BTD[row, chunk]))
+                    for chunk in student_head.chunks(len(ids) - 1)
+                ]
+        positions = [len(ids) - 1 for _, ids in documents]
+        return means(sums, positions), positions
 
     def backward(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
         """As `score`, with gradients."""
@@ -101,29 +105,18 @@ class KL(Fitness, Differentiable):
         self._logits = {key: kept for key, kept in self._logits.items() if key[0] in used}
 
 
-def mean_kl(teacher: Callable[[slice], Tensor], student_PD: Tensor, student_head: Head) -> float:
-    """Mean over positions of Σ_v p (log p - log q), p and q the softmax of the teacher's and the student's logits; chunked over P.
+def kl_sum(teacher_PV: Tensor, student_PV: Tensor) -> Tensor:
+    """Σ over positions of Σ_v p (log p - log q), p and q the softmax of the teacher's and the student's logits, of any type.
 
-    teacher: P×V logits of a slice of positions.
+    Softmaxes in float32, a block of positions at a time; their sum in float64, where the logits are.
     """
     import torch
 
-    from evopress.fitness.head import CHUNK_POSITIONS, chunks
+    from evopress.fitness.head import blocks
 
-    with torch.no_grad():
-        parts = [chunk_kl(teacher(chunk), student_head(student_PD[chunk])) for chunk in chunks(len(student_PD), CHUNK_POSITIONS)]
-    return sum(parts) / len(student_PD)
-
-
-def chunk_kl(teacher_PV: Tensor, student_PV: Tensor) -> float:
-    """Σ over positions of KL from logits of any type; softmaxes in float32, a few rows at a time so that they stay in the cache."""
-    import torch
-
-    from evopress.fitness.head import CACHE_POSITIONS, chunks
-
-    total = 0.0
-    for rows in chunks(len(teacher_PV), CACHE_POSITIONS):
+    total = torch.zeros((), dtype=torch.float64, device=student_PV.device)
+    for rows in blocks(student_PV):
         log_p_PV = teacher_PV[rows].log_softmax(-1, dtype=torch.float32)
         gap_PV = student_PV[rows].log_softmax(-1, dtype=torch.float32).neg_().add_(log_p_PV)
-        total += float(torch.dot(log_p_PV.exp_().view(-1), gap_PV.view(-1)))
+        total += torch.dot(log_p_PV.exp_().view(-1), gap_PV.view(-1))
     return total

@@ -1,12 +1,14 @@
 """The last step of a language model, taken apart: final hidden states, then logits in chunks of positions.
 
 Shapes: B documents, T tokens, P positions (B·T flattened), D width, V vocabulary. Used by the fitnesses so that memory does not grow with
-V times the text. Not a fitness itself.
+V times the text, nor with V: of a large vocabulary fewer positions are taken at once. What the chunks add up to stays on the device until
+all documents are through, since the host waits for all that a GPU was asked whenever it reads a value. Not a fitness itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,11 +22,13 @@ BATCH_TOKENS = 4096
 BACKWARD_TOKENS = 1024
 """Most tokens in one backward pass, which keeps the activations of all blocks."""
 PULL_POSITIONS = 128
-"""Positions whose logits are differentiated at once, in float32."""
+"""Most positions whose logits are differentiated at once, in float32."""
 CHUNK_POSITIONS = 512
-"""Positions whose logits exist at once: enough rows for the matrix product to run at speed."""
+"""Most positions whose logits exist at once: enough rows for the matrix product to run at speed."""
+CHUNK_BYTES = 128 * 2**20
+"""Most memory of one tensor of logits. It binds from 65,537 tokens in float32 on: 128 MiB are 512 positions of 65,536."""
 CACHE_POSITIONS = 8
-"""Positions a softmax works on at once: few enough for float32 rows of a large vocabulary to stay in the processor's second-level cache."""
+"""Positions a softmax works on at once on a CPU: few enough for float32 rows of a large vocabulary to stay in its second-level cache."""
 
 
 def batches(documents: Sequence[tuple[int, Tensor]], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
@@ -52,7 +56,8 @@ def pull(model: nn.Module, documents: Sequence[tuple[int, Tensor]], loss: Callab
     loss: (index, positions as an index vector, P×V logits) -> the sum over those positions. What is differentiated is the sum over all
     documents and positions divided by the number of positions. Gradients are added to `.grad` of every parameter that requires one.
     """
-    head, values = Head(model), [0.0] * len(documents)
+    head = Head(model)
+    sums_B = torch.zeros(len(documents), dtype=torch.float64, device=head.weight_VD.device)
     positions = sum(len(ids) - 1 for _, ids in documents)
     body: Any = model.base_model
     for members in batches(documents, BACKWARD_TOKENS):
@@ -61,17 +66,38 @@ def pull(model: nn.Module, documents: Sequence[tuple[int, Tensor]], loss: Callab
         leaf_BTD = hidden_BTD.detach().requires_grad_()
         for row, i in enumerate(members):
             index, ids = documents[i]
-            for chunk in chunks(len(ids) - 1, PULL_POSITIONS):
+            for chunk in chunks(len(ids) - 1, fitting(PULL_POSITIONS, len(head.weight_VD), torch.float32)):
                 here = loss(index, torch.arange(chunk.start, chunk.stop, device=ids.device), head.logits(leaf_BTD[row, chunk]))
                 (here / positions).backward()  # type: ignore[no-untyped-call]
-                values[i] += float(here.detach())
+                sums_B[i].add_(here.detach())
         hidden_BTD.backward(leaf_BTD.grad)
-    return [value / (len(ids) - 1) for value, (_, ids) in zip(values, documents, strict=True)]
+    return [value / (len(ids) - 1) for value, (_, ids) in zip(sums_B.tolist(), documents, strict=True)]
+
+
+def means(sums: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[float]:
+    """Per document, what its chunks add up to over its positions. All sums are brought over at once: the only wait for the device.
+
+    sums: scalars of float64, any number a document. They are added on the host, in their order.
+    """
+    parts = [part for own in sums for part in own]
+    values = iter(torch.stack(parts).tolist() if parts else [])
+    return [sum(islice(values, len(own))) / count for own, count in zip(sums, counts, strict=True)]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
     """Slices of `size` that cover `count` positions; the last one ends there."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def fitting(positions: int, vocabulary: int, dtype: torch.dtype) -> int:
+    """At most so many positions, and no more than CHUNK_BYTES of their logits in this type; at least one."""
+    return max(1, min(positions, CHUNK_BYTES // (vocabulary * dtype.itemsize)))
+
+
+def blocks(logits_PV: Tensor) -> Iterator[slice]:
+    """Slices of positions whose float32 softmaxes exist at once: what a CPU's cache holds; elsewhere more, since a launch costs more."""
+    most = CACHE_POSITIONS if logits_PV.device.type == "cpu" else CHUNK_POSITIONS
+    return chunks(len(logits_PV), fitting(most, logits_PV.shape[1], torch.float32))
 
 
 class Head:
@@ -94,6 +120,15 @@ class Head:
         self.bias_V: Tensor | None = None if projection.bias is None else projection.bias.detach()
         self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
         self.softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the logits."""
+        return torch.float32 if self.scale != 1.0 or self.softcap else self.weight_VD.dtype
+
+    def chunks(self, count: int) -> Iterator[slice]:
+        """Slices that cover `count` positions; the logits of one may exist at once."""
+        return chunks(count, fitting(CHUNK_POSITIONS, len(self.weight_VD), self.dtype))
 
     @torch.no_grad()
     def __call__(self, hidden_PD: Tensor) -> Tensor:

@@ -30,14 +30,16 @@ class Perplexity(Fitness, Differentiable):
         """Mean NLL a document and its number of predicted tokens."""
         import torch
 
-        from evopress.fitness.head import Head, batches, final_hidden
+        from evopress.fitness.head import Head, batches, final_hidden, means
 
-        values, head = [0.0] * len(documents), Head(model)
+        head = Head(model)
+        sums: list[list[Tensor]] = [[] for _ in documents]
         for members in batches(documents):
             hidden_BTD = final_hidden(model, torch.stack([documents[i][1] for i in members]))
             for row, i in enumerate(members):
-                values[i] = mean_nll(hidden_BTD[row, :-1], documents[i][1][1:], head)
-        return values, [len(ids) - 1 for _, ids in documents]
+                sums[i] = [nll_sum(hidden_BTD[row, :-1], documents[i][1][1:], head)]
+        positions = [len(ids) - 1 for _, ids in documents]
+        return means(sums, positions), positions
 
     def backward(self, model: nn.Module, documents: Sequence[tuple[int, Tensor]]) -> tuple[list[float], list[int]]:
         """As `score`, with gradients."""
@@ -51,17 +53,16 @@ class Perplexity(Fitness, Differentiable):
         return pull(model, documents, loss), [len(ids) - 1 for _, ids in documents]
 
 
-def mean_nll(hidden_PD: Tensor, targets_P: Tensor, head: Head) -> float:
-    """Mean over positions of log Z - logit of the next token; chunked over P, softmaxes in float32."""
+def nll_sum(hidden_PD: Tensor, targets_P: Tensor, head: Head) -> Tensor:
+    """Σ over positions of log Z - logit of the next token; chunked over P, softmaxes in float32, their sum in float64 on the device."""
     import torch
 
-    from evopress.fitness.head import CACHE_POSITIONS, CHUNK_POSITIONS, chunks
+    from evopress.fitness.head import blocks
 
-    total = 0.0
-    with torch.no_grad():
-        for chunk in chunks(len(hidden_PD), CHUNK_POSITIONS):
-            logits_PV, wanted_P = head(hidden_PD[chunk]), targets_P[chunk]
-            for rows in chunks(len(logits_PV), CACHE_POSITIONS):
-                log_p_PV = logits_PV[rows].log_softmax(-1, dtype=torch.float32)
-                total -= float(log_p_PV.gather(-1, wanted_P[rows, None]).double().sum())
-    return total / len(hidden_PD)
+    total = torch.zeros((), dtype=torch.float64, device=hidden_PD.device)
+    for chunk in head.chunks(len(hidden_PD)):
+        logits_PV, wanted_P = head(hidden_PD[chunk]), targets_P[chunk]
+        for rows in blocks(logits_PV):
+            log_p_PV = logits_PV[rows].log_softmax(-1, dtype=torch.float32)
+            total -= log_p_PV.gather(-1, wanted_P[rows, None]).double().sum()
+    return total

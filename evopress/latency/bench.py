@@ -66,21 +66,38 @@ class KernelRow:
 
 
 def measure_floor(
-    dtypes: Sequence[torch.dtype] = DTYPES, array_bytes: int = 2**28, matrix: int = 2048, clock: Clock = time.perf_counter,
-    max_seconds: float = 1.0,
+    dtypes: Sequence[torch.dtype] = DTYPES, array_bytes: int | None = None, matrix: int | None = None, clock: Clock = time.perf_counter,
+    max_seconds: float = 1.0, device: str = "cpu",
 ) -> Floor:  # fmt: skip
     """Read bandwidth from summing an array far larger than the inner caches, and the rate of a square dense multiply of each type.
 
     Takes the fastest sample of each: a floor is what the machine can do, not what its other load leaves of it.
+    array_bytes, matrix: by default 256 MiB and 2,048; on a GPU 1 GiB and 8,192, beside which the launch of a kernel is short.
     """
-    array = torch.ones(array_bytes // 4)
-    reading = measure(array.sum, clock, warmup=1, min_repeats=3, max_seconds=max_seconds)
+    large = torch.device(device).type != "cpu"
+    array_bytes = (2**30 if large else 2**28) if array_bytes is None else array_bytes
+    matrix = (8192 if large else 2048) if matrix is None else matrix
+
+    def fastest(work: Callable[[], object]) -> float:
+        def whole() -> None:
+            work()
+            wait(device)
+
+        return min(measure(whole, clock, warmup=1, min_repeats=3, max_seconds=max_seconds).samples)
+
+    array = torch.ones(array_bytes // 4, device=device)
+    reading = fastest(array.sum)
     rates = {}
     for dtype in dtypes:
-        square = torch.ones(matrix, matrix, dtype=dtype)
-        timing = measure(lambda square=square: square @ square, clock, warmup=1, min_repeats=3, max_seconds=max_seconds)  # type: ignore[misc]
-        rates[_name(dtype)] = 2 * matrix**3 / min(timing.samples)
-    return Floor(array.numel() * 4 / min(reading.samples), rates)
+        square = torch.ones(matrix, matrix, dtype=dtype, device=device)
+        rates[_name(dtype)] = 2 * matrix**3 / fastest(lambda square=square: square @ square)  # type: ignore[misc]
+    return Floor(array.numel() * 4 / reading, rates)
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was asked to: a GPU answers before that."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def bench_kernels(

@@ -98,8 +98,9 @@ class Prefixes:
         self._planned_bytes += call.hidden.nbytes * (len(self._blocks) + 1)
         plain = not any(isinstance(value, Cache) for value in call.values())
         self._keep = plain and self._planned_bytes <= self._limit_bytes
-        same = len(before) == len(given) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, given, strict=True))
-        self._reuse = self._shared if self._keep and same and len(entry) > self._shared else 0
+        # What the host knows comes first: comparing waits for the device.
+        may = self._keep and 0 < self._shared < len(entry)
+        self._reuse = self._shared if may and _equal(before, given) else 0
         kept = entry[: self._reuse + 1] if self._reuse else [call.hidden]
         self._states[self._calls : self._calls + 1] = [kept if self._keep else []]
         self._inputs[self._calls : self._calls + 1] = [given if self._keep else []]
@@ -113,6 +114,17 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, tuple | list):
             yield from _tensors(value)
+
+
+def _equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    """The same tensors, one by one? Waits for a GPU once, however many they are, and only where they may be the same at all."""
+    if [(a.shape, a.dtype, a.device) for a in ours] != [(b.shape, b.dtype, b.device) for b in theirs]:
+        return False
+    pairs = list(zip(ours, theirs, strict=True))
+    if not all(torch.equal(a, b) for a, b in pairs if a.device.type == "cpu"):
+        return False
+    there = [(a == b).all() for a, b in pairs if a.device.type != "cpu"]
+    return not there or bool(torch.stack(there).all())
 
 
 def common(one: Path, other: Path) -> int:

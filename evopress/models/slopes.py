@@ -2,14 +2,15 @@
 
 At a linear site <∂L/∂W, W_dense - W_now>: the derivative along fading its compression error out. At a sublayer -<∂L/∂out, out>, along
 fading its output out; at a block, which hands its input on when dropped, <∂L/∂out, in - out>. A model that normalises a sublayer's output
-(Gemma 2) does not feel a fading, so these are 0 there. Runs no loss of its own (`run` does). Called by the workbench.
+(Gemma 2) does not feel a fading, so these are 0 there. Runs no loss of its own (`run` does). The products add up on the device and are
+brought over once, at the end, so that the host waits for a GPU once and not at every site. Called by the workbench.
 
-Shapes: R rows out, C columns in.
+Shapes: R rows out, C columns in, S sites.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +35,8 @@ def slopes(
     linear = [site for site in sites if site.kind == "linear" and now[site.name] not in (DENSE, ABSENT)]
     slots = {site.name: slot_of(model, site) for site in linear}
     parameters = {id(slot.parameter): slot.parameter for slot in slots.values()}
-    found = {site.name: 0.0 for site in sites}
+    found_S = torch.zeros(len(sites), dtype=torch.float64, device=next(model.parameters()).device)
+    found = dict(zip((site.name for site in sites), found_S, strict=True))  # views: what is added to one is added to found_S
     try:
         with ExitStack() as watching, torch.enable_grad():
             for parameter in parameters.values():
@@ -54,10 +56,10 @@ def slopes(
         for parameter in parameters.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-    return tuple(found[site.name] for site in sites)
+    return tuple(found_S.tolist())
 
 
-def _taker(sites: Sequence[Site], slots: dict[str, Slot], stitcher: Stitcher, found: dict[str, float]) -> Callable[[Tensor], None]:
+def _taker(sites: Sequence[Site], slots: dict[str, Slot], stitcher: Stitcher, found: Mapping[str, Tensor]) -> Callable[[Tensor], None]:
     """Take the products with a gradient the moment it is there, and free it: one matrix of gradients is alive at a time."""
 
     def take(parameter: Tensor) -> None:
@@ -65,13 +67,13 @@ def _taker(sites: Sequence[Site], slots: dict[str, Slot], stitcher: Stitcher, fo
         for site in sites:
             slot = slots[site.name]
             error_RC = slot.view(parameter.detach()).to(torch.float32) - stitcher.dense(site).to(torch.float32)
-            found[site.name] -= float((slot.view(parameter.grad).to(torch.float32) * error_RC).sum())
+            found[site.name].sub_((slot.view(parameter.grad).to(torch.float32) * error_RC).sum())
         parameter.grad = None
 
     return take
 
 
-def _watch(module: nn.Module, site: Site, found: dict[str, float]) -> Any:
+def _watch(module: nn.Module, site: Site, found: Mapping[str, Tensor]) -> Any:
     """Add up what removing this module's output would change, whenever a backward pass goes through it."""
 
     def forward(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -80,7 +82,7 @@ def _watch(module: nn.Module, site: Site, found: dict[str, float]) -> Any:
         step = instead.to(torch.float32) - out.detach().to(torch.float32)
 
         def backward(grad: Tensor) -> None:
-            found[site.name] += float((grad.to(torch.float32) * step).sum())
+            found[site.name].add_((grad.to(torch.float32) * step).sum())
 
         if out.requires_grad:
             out.register_hook(backward)  # type: ignore[no-untyped-call]

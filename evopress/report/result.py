@@ -46,8 +46,13 @@ def result_json(run: Run) -> Document:
 
 def write_result(run: Run, path: Path) -> None:
     """Write the document, whole or not at all."""
+    write_json(result_json(run), path)
+
+
+def write_json(document: Document, path: Path) -> None:
+    """Write a document as indented JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result_json(run), indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

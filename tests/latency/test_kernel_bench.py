@@ -56,6 +56,25 @@ def test_floor_is_measured_and_sensible():
     assert set(floor.flops_per_second) == {"bfloat16", "float32"}
 
 
+def test_the_floor_of_a_gpu_is_taken_there_with_larger_arrays_and_waits(monkeypatch):
+    """The GPU is planted: arrays are made small and on the CPU, and what was asked for is kept."""
+    asked, waits, ones = [], [], torch.ones
+
+    def planted(*shape, device, **options):
+        asked.append((shape, device))
+        return ones(*[16] * len(shape), **options)
+
+    monkeypatch.setattr(torch, "ones", planted)
+    monkeypatch.setattr("torch.cuda.synchronize", waits.append)
+    measure_floor([torch.float32], max_seconds=0.0, device="cuda:1")
+    assert asked == [((2**28,), "cuda:1"), ((8192, 8192), "cuda:1")]
+    assert waits == ["cuda:1"] * 2 * 4  # a warm-up and three samples of each
+    asked.clear()
+    measure_floor([torch.float32], max_seconds=0.0)
+    assert asked == [((2**26,), "cpu"), ((2048, 2048), "cpu")]
+    assert len(waits) == 8
+
+
 def test_other_types_and_no_rounds_are_refused():
     with pytest.raises(UsageError, match="bfloat16 and float32"):
         rows(dtypes=(torch.float16,))

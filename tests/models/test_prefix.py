@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, build, tokens
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evopress.api import DENSE, DROP, Level, Profile, Site
+from evopress.models import prefix
 from evopress.models.prefix import Prefixes, common
 from evopress.models.sites import block_stack, find_sites
 from evopress.models.stitch import Stitcher
@@ -137,3 +141,55 @@ def test_a_path_names_every_block() -> None:
     ):
         pass
     assert common((1, 2, 3), (1, 2, 4)) == 2
+
+
+class Elsewhere(Tensor):
+    """A tensor that says it is on a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that are read from tensors, and the comparisons that answer on the spot."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal)
+        return func(*args, **(kwargs or {}))
+
+
+def test_tensors_of_a_gpu_are_compared_with_one_wait() -> None:
+    given = [torch.randn(2, 5, 8), torch.arange(5), torch.tensor(True), torch.randn(0, 3)]
+    others = [[part.clone() for part in given] for _ in range(4)]
+    others[1][0][1, 4, 7] += 1e-3
+    others[2][1] = others[2][1].float()
+    others[3].pop()
+    there = [part.as_subclass(Elsewhere) for part in given]
+    for same, other in zip((True, False, False, False), others, strict=True):
+        with Reads() as here:
+            assert prefix._equal(given, other) == same
+        with Reads() as away:
+            assert prefix._equal(there, [part.as_subclass(Elsewhere) for part in other]) == same
+        assert away.count == (other is others[0] or other is others[1])
+        assert here.count <= len(given)
+    assert not prefix._equal(given, there)
+    mixed = [there[0], given[1]]
+    with Reads() as reads:
+        assert prefix._equal(mixed, [there[0], given[1].clone()])
+    assert reads.count == 2
+
+
+def test_nothing_is_compared_where_nothing_can_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    real = prefix._equal
+    monkeypatch.setattr(prefix, "_equal", lambda ours, theirs: (compared.append(len(ours)), real(ours, theirs))[1])
+    model = build("llama")
+    prefixes = Prefixes(list(block_stack(model)[1]), PLENTY)
+    for path, comparisons in (("abc", 0), ("xbc", 0), ("xbd", 1), ("xbd", 1)):
+        compared.clear()
+        with prefixes.along(tuple(path)):
+            logits(model, IDS[0])
+        assert len(compared) == comparisons, path

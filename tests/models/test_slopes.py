@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_prefix import decode
+from test_prefix import Reads, decode
 from tiny import build
 from torch import Tensor, nn
 
@@ -141,3 +141,17 @@ def test_a_dense_model_has_no_slopes_and_no_error() -> None:
     scorer.prepare(model, TEXTS)
     found = slopes(model, Stitcher(model, sites), sites, [(DENSE,)] * len(sites), lambda: scorer.backward(model, list(TEXTS.items())))
     assert found == (0.0,) * len(sites)
+
+
+def test_no_site_makes_the_host_read_a_value() -> None:
+    """As many reads as with nothing to take: those of the forward passes, in transformers."""
+    model, sites, stitcher, scorer = prepared(KL, "llama")
+    assert isinstance(scorer, Differentiable)
+    counts = []
+    for levels in ([ladder(site) for site in sites], [(DENSE,)] * len(sites)):
+        with Reads() as reads:
+            found = slopes(model, stitcher, sites, levels, lambda: scorer.backward(model, list(TEXTS.items())))
+        counts.append(reads.count)
+        assert any(found) == (len(counts) == 1)
+        stitcher.restore()
+    assert counts[0] == counts[1]

@@ -118,6 +118,54 @@ def test_a_contest_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert "source: [a.json](a.json)" in text
 
 
+def bench() -> dict[str, Any]:
+    """What `evopress search bench --result` writes; tests/run/test_throughput.py holds it against the real one."""
+    timing = {"median": 2.0, "low": 1.6, "high": 2.5, "coverage": 0.98, "samples": [2.0] * 7}
+    machine = {"cpu": "Xeon", "flags": ["avx2"], "threads": 2, "torch": "2.13.0", "python": "3.11.7", "arithmetic": "bfloat16/cpu"}
+    return {
+        "study": {"name": "speedy", "digest": "e" * 64, "seed": 0}, "model": "SmolLM2", "commit": "abc123", "environment": machine,
+        "candidates": 8, "tokens": 32_000, "bare": timing | {"median": 1.0, "low": 0.8, "high": 1.25}, "engine": timing,
+        "ratio": timing | {"median": 0.5, "low": 0.4, "high": 0.6}, "reused": 0.25, "matmul": 0.6, "floor_seconds": 0.5,
+        "peak_bytes": 3 * 2**29,
+    }  # fmt: skip
+
+
+def test_a_bench_stands_apart_and_ranks_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "b.json", result())
+    before = leaderboard_markdown(tmp_path)
+    assert "How fast candidates are measured" not in before
+    write(tmp_path, "a.json", bench())
+    page = leaderboard_markdown(tmp_path)
+    assert page.startswith(before), "what searches found stands first, as it stood without the bench"
+    for text in (
+        "# How fast candidates are measured",
+        "## speedy: SmolLM2, 8 candidates on 4,000 tokens each; n = 7 rounds in turns; 2 threads, Xeon",
+        "| floor: a bare pass at the speed of a bare matrix product | 64,000 |",
+        "| bare forward pass with logits | 32,000 [25,600, 40,000] |",
+        "| candidates measured | 16,000 [12,800, 20,000] |",
+        "- measuring reaches 0.50x [0.40, 0.60] of a bare pass, with 25% of the blocks reused and 60% of its time inside matrix products; "
+        "peak memory 1.50 GiB",
+        "- study eeeeeeeeeeee, bfloat16/cpu",
+        "- commit abc123, Xeon (avx2), 2 threads, torch 2.13.0, Python 3.11.7",
+        "- source: [a.json](a.json)",
+    ):
+        assert text in page.removeprefix(before)
+    write(tmp_path, "a.json", bench() | {"environment": bench()["environment"] | {"gpu": "H200"}})
+    assert "rounds in turns; H200" in leaderboard_markdown(tmp_path)
+
+
+def test_a_damaged_bench_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a.json", bench() | {"bare": {}})
+    with pytest.raises(UsageError, match=r"a\.json is not a result of a bench: key 'median' is missing") as refused:
+        leaderboard_markdown(tmp_path)
+    assert "evopress search bench --result" in str(refused.value)
+    left = bench()
+    del left["ratio"]
+    write(tmp_path, "a.json", left)
+    with pytest.raises(UsageError, match=r"a\.json is not a result"):
+        leaderboard_markdown(tmp_path)
+
+
 def test_a_winner_that_does_not_win_is_said_so(tmp_path: Path) -> None:
     document = result()
     document["rows"][1]["against_uniform"] |= {"p": 0.2}
