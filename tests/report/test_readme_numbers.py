@@ -1,0 +1,66 @@
+"""The README's tables of the contests are what the committed results say; a failing test prints the lines that should stand there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evopress.api.contest import Contest
+from evopress.report.claims import Verdict, judge
+from evopress.report.contest_document import Document, mean, read_document, runs_of
+from evopress.report.contest_table import standings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TITLES = {
+    "search-bits": ("3 bits (GPTQ, levels 2 to 6)", "guided"),
+    "search-sparsity": ("60 % sparsity (SparseGPT)", "guided"),
+    "search-drop": ("8 + 8 of 30 + 30 sublayers dropped", "guided-sixth"),
+}
+"""Contest -> how the README calls it, and the entrant it compares with the published search."""
+
+
+def measured(name: str) -> tuple[Contest, Document]:
+    return Contest.read(ROOT / "studies" / f"{name}.toml"), read_document(ROOT / "results" / f"{name}.json")
+
+
+def finals(contest: Contest, document: Document, label: str) -> str:
+    """What every seed ended at on held-out documents."""
+    runs = runs_of(document, contest, label)
+    return ", ".join(f"{mean(document, runs[seed], runs[seed]['marks'][-1]['profile']):.3f}" for seed in contest.seeds)
+
+
+def ratio(verdict: Verdict) -> str:
+    assert verdict.value is not None
+    assert verdict.low is not None
+    assert verdict.high is not None
+    return f"{verdict.value:.0f} times fewer [{verdict.low:.0f}, {verdict.high:.0f}]"
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_the_published_search_and_guided(name: str) -> None:
+    contest, document = measured(name)
+    title, label = TITLES[name]
+    tokens, seconds, quarter, *_ = judge(document, contest)
+    assert (tokens.claim.metric, seconds.claim.metric, quarter.claim.metric) == ("tokens", "seconds", "fitness")
+    assert quarter.value is not None
+    spent = contest.entrants[label].tokens
+    cells = (title, finals(contest, document, "evolve-parity"), f"{finals(contest, document, label)} ({spent:,})")
+    row = f"| {' | '.join(cells)} | {ratio(tokens)} | {ratio(seconds)} | {quarter.value:+.3f} |"
+    assert row in README
+
+
+def test_every_searcher_at_80_000_token_forwards() -> None:
+    """And what asks nothing; best first by the mean rank over the contests that it is in."""
+    table: dict[str, list[str]] = {}
+    ranks: dict[str, list[int]] = {}
+    for number, name in enumerate(TITLES):
+        contest, document = measured(name)
+        rows = [row for row in standings(document) if contest.entrants[row.label].tokens == contest.tokens]
+        for rank, row in enumerate(rows):
+            table.setdefault(row.label, ["-"] * len(TITLES))[number] = f"{row.fitness.mean:.3f}"
+            ranks.setdefault(row.label, []).append(rank)
+    order = sorted(table, key=lambda label: sum(ranks[label]) / len(ranks[label]))
+    rows_text = "\n".join(f"| `{label}` | {' | '.join(table[label])} |" for label in order)
+    assert rows_text in README, rows_text
