@@ -128,7 +128,9 @@ def claim_cells(verdict: Verdict) -> tuple[str, ...]:
     sign = "+" if claim.metric == "fitness" else ""
     unit = "" if claim.metric == "fitness" else "x"
     value, low, high = (f"{number:{sign}.{digits}f}{unit}" for number in (verdict.value, verdict.low, verdict.high))
-    state = verdict.state + (f", {verdict.note}" if verdict.note else "") + (f", p = {verdict.p:.1e}" if verdict.p is not None else "")
+    # p is of "the entrant is lower"; beside a claim of another kind it would only mislead.
+    says_lower = verdict.p is not None and claim.comparator in ("<", "<=") and claim.goal <= 0
+    state = verdict.state + (f", {verdict.note}" if verdict.note else "") + (f", p = {verdict.p:.1e}" if says_lower else "")
     bank = "-" if verdict.with_bank is None else f"{verdict.with_bank:.1f}x"
     n = f"{verdict.n} {'documents' if claim.metric == 'fitness' else 'seeds'}"
     return (claim.says, value, f"[{low}, {high}]", n, goal, bank, state)
