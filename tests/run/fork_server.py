@@ -103,6 +103,7 @@ def _serve() -> None:
         pid = os.fork()
         if not pid:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
             os._exit(_child(request, lambda **about: report(os.getpid(), **about)))
         report(0, pid=pid)
 
