@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,33 @@ def test_every_searcher_at_80_000_token_forwards() -> None:
     order = sorted(table, key=lambda label: sum(ranks[label]) / len(ranks[label]))
     rows_text = "\n".join(f"| `{label}` | {' | '.join(table[label])} |" for label in order)
     assert rows_text in README, rows_text
+
+
+def held_out(path: Path, label: str) -> float:
+    """Held-out KL of a row of a search's result."""
+    found: float = next(row["kl"]["mean"] for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if row["label"] == label)
+    return found
+
+
+def test_what_calibration_tokens_buy() -> None:
+    """One row a number of tokens, one column a seed."""
+    files = sorted((ROOT / "results" / "calibration").glob("*.json"), key=lambda file: tuple(map(int, file.stem.split("-"))))
+    table: dict[int, list[str]] = {}
+    for file in files:
+        table.setdefault(int(file.stem.split("-")[0]), []).append(f"{held_out(file, 'uniform'):.3f}")
+    rows = "\n".join(f"| {tokens:,} | {' | '.join(cells)} |" for tokens, cells in table.items())
+    assert rows, "there are no results"
+    assert rows in README, rows
+
+
+def test_what_the_store_saves() -> None:
+    """One row a budget and stop: what a search ended at, from nothing and from what an earlier one left."""
+    files = sorted((ROOT / "results" / "memory").glob("cold-*.json"), key=lambda file: tuple(map(float, file.stem.split("-")[1:])))
+    rows = []
+    for file in files:
+        _, bits, tokens = file.stem.split("-")
+        cold, warm = (held_out(file.with_name(f"{kind}-{bits}-{tokens}.json"), "guided") for kind in ("cold", "warm"))
+        rows.append(f"| {bits} | {int(tokens):,} | {cold:.3f} | {warm:.3f} |")
+    text = "\n".join(rows)
+    assert text, "there are no results"
+    assert text in README, text
