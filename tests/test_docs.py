@@ -51,7 +51,8 @@ def commands(path: Path) -> Iterator[str]:
     text = page(path)
     blocks = [body for language, body in _FENCE.findall(text) if language in ("", "bash", "sh", "console", "shell")]
     rest = _FENCE.sub("", text)
-    lines = [line for body in blocks for line in body.splitlines()] + re.findall(r"^(?: {4}|\t)(.*)$", rest, re.MULTILINE)
+    lines = [line for body in blocks for line in body.replace("\\\n", " ").splitlines()]  # a command may go on on the next line
+    lines += re.findall(r"^(?: {4}|\t)(.*)$", rest, re.MULTILINE)
     lines = [re.split(r" [|>] ", line)[0] for line in lines]  # a pipe or redirection in a shell line
     if path.suffix:
         lines += [line for word in _INLINE.findall(rest) for line in alternatives(word)]
