@@ -21,7 +21,7 @@ import typer
 
 from evopress.api.errors import EvopressError, NotFound
 from evopress.cli.options import Json, Storage
-from evopress.cli.output import print_json, print_table, storage_url
+from evopress.cli.output import counted, print_json, print_table, storage_url
 from evopress.home import home
 
 GIB = 2**30
@@ -165,7 +165,7 @@ def _store(url: str) -> Iterator[Finding]:
         shown = describe(parse_url(url))
         with Store.open(url, create=False) as store:
             studies = len(store.studies())
-        yield Finding("storage", "store", "ok", f"{shown}, schema {revision(url)}, {studies} studies")
+        yield Finding("storage", "store", "ok", f"{shown}, schema {revision(url)}, {counted(studies, 'study', 'studies')}")
     except NotFound:
         yield Finding("storage", "store", "ok", f"{shown}, not made yet: the first search makes it")
     except EvopressError as error:

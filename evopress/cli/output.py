@@ -14,6 +14,11 @@ from evopress.api.errors import EvopressError
 from evopress.home import default_store, home
 
 
+def counted(count: int, noun: str, many: str = "") -> str:
+    """`1 run`, `2 runs`; many: the plural where it is no s."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 def storage_url(given: str | None) -> str:
     """The URL as given, or the default SQLite file."""
     return given or default_store(home())

@@ -26,7 +26,7 @@ from evopress.cli.options import (
     Storage,
     StudyName,
 )
-from evopress.cli.output import at_terminal, error_document, print_json, print_table, say, storage_url
+from evopress.cli.output import at_terminal, counted, error_document, print_json, print_table, say, storage_url
 from evopress.cli.search_bench import bench
 from evopress.home import home
 
@@ -133,18 +133,24 @@ def status(name: StudyName, storage: Storage = None, as_json: Json = False) -> N
     if as_json:
         print_json(about)
         return
-    print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {about['runs']} run(s)")
-    print(f"  {about['search_trials']:,} different trials asked for by its searchers; those of the final comparison are not among them")
+    print(f"study {about['name']} ({about['digest'][:12]}): {about['state']}, {counted(about['runs'], 'run')}")
+    trials = counted(about["search_trials"], "different trial")
+    print(f"  {trials} asked for by its searchers; those of the final comparison are not among them")
     if about["last_error"]:
         print(f"  last error: {about['last_error']}")
     for track in about["tracks"]:
         print(f"  {track['searcher']}: generation {track['generation']}, {track['evaluations']:,} evaluations, {track['tokens']:,} tokens, "
               f"best of its last question {track['last_best']:.4f} on {track['last_tokens']:,} tokens")  # fmt: skip
     print_table(
-        ("label", "profile", "bytes", "bits"),
-        [(r["label"], r["profile"][:12], f"{r['bytes']:,}", f"{r['bits']:.3f}") for r in about["results"]],
+        ("label", "profile", "bytes", "bits", "held-out KL"),
+        [
+            (r["label"], r["profile"][:12], f"{r['bytes']:,}", f"{r['bits']:.3f}", f"{r['kl']['mean']:.4f}" if "kl" in r else "-")
+            for r in about["results"]
+        ],
         empty="  no finished comparison yet",
     )
+    if about["state"] not in ("finished", "running"):
+        print(f"go on: evopress search resume {about['name']}")
 
 
 @app.command("list")
@@ -184,7 +190,7 @@ def delete(
     with Store.open(storage_url(storage), create=False) as store:
         found = store.find_study(name)
         if not yes:
-            _ask(f"Delete study {name!r} with {found.runs} run(s) and {len(store.results(found.id))} result(s)?", as_json)
+            _ask(f"Delete study {name!r} with {counted(found.runs, 'run')} and {counted(len(store.results(found.id)), 'result')}?", as_json)
         store.delete_study(name, force=force)
     if as_json:
         print_json({"deleted": name, "digest": found.digest, "runs": found.runs, "search_trials": found.trials})

@@ -44,15 +44,25 @@ def searched(own_store: Planted) -> Planted:
 
 def test_status_says_what_it_counts(searched: Planted) -> None:
     text = invoke(command.app, "status", "demo", "--storage", searched.url).stdout
-    assert "finished, 2 run(s)\n" in text
+    assert "finished, 2 runs\n" in text
     assert "  3 different trials asked for by its searchers; those of the final comparison are not among them\n" in text
     assert "  evolve: generation 1, 4 evaluations, 128 tokens, best of its last question 0.2500 on 32 tokens\n" in text
+    assert "held-out KL" in text
+    assert "go on" not in text
     document = json.loads(invoke(command.app, "status", "demo", "--storage", searched.url, "--json").stdout)
     assert document["search_trials"] == 3
     assert document["tracks"][0] | {"seconds": 0} == {
         "searcher": "evolve", "generation": 1, "evaluations": 4, "tokens": 128, "seconds": 0, "last_best": pytest.approx(0.25),
         "last_tokens": 32,
     }  # fmt: skip
+
+
+def test_status_of_a_study_that_was_stopped_says_how_to_go_on(own_store: Planted) -> None:
+    with Store.open(own_store.url) as store:
+        store.finish_run(start_run(store, store.find_study("demo").id), "stopped")
+    text = invoke(command.app, "status", "demo", "--storage", own_store.url).stdout
+    assert "stopped, 2 runs\n  0 different trials asked for" in text
+    assert text.endswith("\ngo on: evopress search resume demo\n")
 
 
 def test_list_counts_the_same(searched: Planted) -> None:
@@ -87,7 +97,7 @@ def test_delete_asks_and_nobody_there_is_no_yes(own_store: Planted, options: lis
     result = invoke(command.app, "delete", "demo", "--storage", own_store.url, *options)
     assert isinstance(result.exception, UsageError)
     assert str(result.exception) == (
-        f"Delete study 'demo' with 1 run(s) and {len(PROFILES)} result(s)? Nobody is there to say yes. Say it with --yes."
+        f"Delete study 'demo' with 1 run and {len(PROFILES)} results? Nobody is there to say yes. Say it with --yes."
     )
     assert studies(own_store) == ["demo", "empty"]
 
@@ -97,7 +107,7 @@ def test_delete_asks_at_the_terminal(own_store: Planted, monkeypatch: pytest.Mon
     monkeypatch.setattr(command, "at_terminal", lambda: True)
     result = CliRunner().invoke(command.app, ["delete", "demo", "--storage", own_store.url], input=f"{answer}\n")
     assert result.exit_code == code
-    assert "Delete study 'demo' with 1 run(s)" in result.stderr
+    assert "Delete study 'demo' with 1 run and" in result.stderr
     assert studies(own_store) == left
 
 
