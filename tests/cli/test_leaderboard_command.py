@@ -69,6 +69,9 @@ def test_pareto_keeps_the_front_and_is_taken_before_the_limit(planted: Planted) 
     assert labels(planted, "--pareto") == ["dense", "evolve", "uniform"]  # uniform is worse than evolve, but its speed was measured
     assert labels(planted, "--pareto", "--limit", "1") == ["dense"]
     assert labels(planted, "--pareto", "--where", "kl>0.3") == ["uniform"]  # dominates knapsack once evolve is filtered out
+    for options, told in ((["--pareto"], True), ([], False)):
+        said = invoke(app, "--storage", planted.url, *options).stderr
+        assert ("no other row is as small, as low in kl and as fast at decoding" in said) == told
 
 
 def test_json_says_where_every_value_comes_from(planted: Planted) -> None:
