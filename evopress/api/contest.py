@@ -125,16 +125,18 @@ class Contest(BaseModel):
     def make(values: Mapping[str, Any], where: str = "the options") -> Contest:
         """Validate. Raises UsageError naming the key and what is allowed."""
         own = {key: values[key] for key in ("seeds", "tokens", "entrants", "claims") if key in values}
-        if "entrants" not in own:
-            raise UsageError(
-                f"{where} has no table [entrants], so it is no contest.",
-                'Name the searchers that compete, e.g. uniform = "uniform"; or run it as a single search: evopress search start FILE.',
-            )
         for key in values:
+            if key in RULED_OUT and "entrants" not in own:
+                raise UsageError(
+                    f"{where} is no contest: it has no table [entrants], and key {key!r} of a single search.",
+                    "Run it with evopress search start FILE; or name the searchers that compete in [entrants], and their stop in tokens.",
+                )
             if key in RULED_OUT:
                 raise UsageError(f"Key {key!r} of {where} is none of a contest.", "Name searchers in [entrants], and their stop in tokens.")
             if key not in own and key not in Study.model_fields:
                 raise unknown("key", key, [*own_keys(), *shared_keys()], where)
+        if "entrants" not in own:
+            raise UsageError(f"{where} has no table [entrants].", 'Name the searchers that compete, e.g. uniform = "uniform".')
         study = Study.make({**{key: value for key, value in values.items() if key not in own}, **_BASE}, where)
         tokens = own.get("tokens", DEFAULT_STOP_TOKENS)
         own |= {key: tuple(own[key]) for key in ("seeds", "claims") if isinstance(own.get(key), list)}

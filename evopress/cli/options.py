@@ -21,7 +21,8 @@ def _known_type(value: str | None) -> str | None:
     return value
 
 
-def _writable(value: Path | None) -> Path | None:
+def writable(value: Path | None) -> Path | None:
+    """Check --result before anything is measured. Raises UsageError for a folder, NotFound for a file in one that is not there."""
     if value is not None and value.is_dir():
         raise UsageError(f"--result {value} is a folder.", "Name a file, e.g. result.json.")
     if value is not None and not value.absolute().parent.is_dir():
@@ -42,7 +43,7 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Stop
 MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", min=0.001, help="Stop after so many seconds of measuring.")]
 Quota = Annotated[str | None, typer.Option("--bank-quota", help="Largest size of the bank on disk, e.g. 2GiB.")]
 Gate = Annotated[bool, typer.Option("--require-gain", help="Exit 6 unless the winner beats uniform on held-out text (p < 0.01).")]
-Result = Annotated[Path | None, typer.Option("--result", callback=_writable, help="Also write the result as JSON to this file.")]
+Result = Annotated[Path | None, typer.Option("--result", callback=writable, help="Also write the result as JSON to this file.")]
 NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Do not measure prefill and decode speed.")]
 
 # Where a model runs ---------------------------------------------------------------------------------------------------------------------

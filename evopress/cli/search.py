@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import EvopressError, QualityGateFailed, Stopped, StorageError, UsageError
+from evopress.api.errors import EvopressError, QualityGateFailed, Stopped, UsageError
 from evopress.cli.options import (
     Device,
     Dtype,
@@ -258,13 +258,7 @@ def _execute(
         run = execute(study, url, home(), None, listen, device or "cpu", dtype or "auto", quota, not no_speed, command)
     say(f"store: {run.storage}")
     if result is not None:
-        try:
-            write_result(run, result)
-        except OSError as error:
-            raise StorageError(
-                f"The result cannot be written to {result}: {error.strerror}.",
-                "Everything is in the store: run the same command with another --result.",
-            ) from error
+        write_result(run, result)
     if not as_json:
         print(comparison_text(result_json(run)))
     try:

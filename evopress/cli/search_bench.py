@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from evopress.api.errors import StorageError, UsageError
+from evopress.api.errors import UsageError
 from evopress.cli.options import Device, Dtype, Json, Result, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 from evopress.home import home
@@ -57,13 +57,7 @@ def bench(
         workbench = Workbench(plan, texts, registry, store, home(), listen, device or "cpu", dtype or "auto")
         document = throughput_json(workbench, measure_throughput(workbench, candidates, tokens, rounds))
     if result is not None:
-        try:
-            write_json(document, result)
-        except OSError as error:
-            raise StorageError(
-                f"The result cannot be written to {result}: {error.strerror}.",
-                "Times are kept nowhere else: measure again with another --result.",
-            ) from error
+        write_json(document, result, "Times are kept nowhere else: measure again with another --result.")
     if as_json:
         print_json(document)
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, QualityGateFailed, UsageError
-from evopress.cli.options import Device, Dtype, Json, Quota, Storage
+from evopress.cli.options import Device, Dtype, Json, Quota, Storage, writable
 from evopress.cli.output import error_document, print_json, print_table, say, storage_url
 from evopress.home import home
 
@@ -54,10 +54,7 @@ def run(
     contest = Contest.read(file)
     contest = contest.small() if quick else contest
     target = result or (None if quick else _default(file, contest))
-    if target is not None and target.is_dir():
-        raise UsageError(f"--result {target} is a folder.", "Name a file, e.g. result.json.")
-    if target is not None and not target.absolute().parent.is_dir():
-        raise NotFound(f"The folder of --result {target} does not exist.", "Create it first.")
+    writable(target)
     quota = parse_bytes(bank_quota, "--bank-quota") if bank_quota else None
 
     def latest() -> Document | None:

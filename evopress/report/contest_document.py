@@ -7,13 +7,13 @@ results/README.md. Called by `evopress.contest`, the claims, the reports and the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import Level, NotFound, Profile, StorageError, UsageError
+from evopress.api import Level, NotFound, Profile, UsageError
 from evopress.api.trial import weighted_mean
+from evopress.report.files import write_text
 
 if TYPE_CHECKING:
     from evopress.api.contest import Contest
@@ -56,18 +56,7 @@ def _text(value: Any) -> str:
 
 def write_document(document: Document, path: Path) -> None:
     """Write it whole or not at all. Raises StorageError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(render(document))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"The result cannot be written to {path}: {error.strerror}.",
-            "Everything measured is in the store: run the same command with another --result.",
-        ) from error
+    write_text(render(document), path, "Everything measured is in the store: run the same command with another --result.")
 
 
 def read_document(path: Path) -> Document:

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evopress.report.files import write_text
 from evopress.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -45,15 +46,13 @@ def result_json(run: Run) -> Document:
 
 
 def write_result(run: Run, path: Path) -> None:
-    """Write the document, whole or not at all."""
-    write_json(result_json(run), path)
+    """Write the document, whole or not at all. Raises StorageError."""
+    write_json(result_json(run), path, "Everything is in the store: run the same command with another --result.")
 
 
-def write_json(document: Document, path: Path) -> None:
-    """Write a document as indented JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+def write_json(document: Document, path: Path, hint: str) -> None:
+    """Write a document as indented JSON, whole or not at all. hint: as in `write_text`. Raises StorageError."""
+    write_text(json.dumps(document, indent=2) + "\n", path, hint)
 
 
 def perplexity(nll: Interval) -> Interval:

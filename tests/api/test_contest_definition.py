@@ -91,6 +91,10 @@ def test_what_is_wrong_is_named(changed: dict[str, Any], message: str) -> None:
 def test_no_entrants_is_no_contest_and_a_contest_is_no_study() -> None:
     with pytest.raises(UsageError, match=r"has no table \[entrants\]"):
         Contest.make({"name": "c"}, "c.toml")
+    with pytest.raises(UsageError, match=r"c\.toml is no contest: it has no table .* Run it with evopress search start FILE"):
+        Contest.make({"name": "c", "searcher": "guided"}, "c.toml")
+    with pytest.raises(UsageError, match=r"Unknown key 'entrantz' in c\.toml\. Did you mean 'entrants'"):
+        Contest.make({"name": "c", "entrantz": ENTRANTS}, "c.toml")
     with pytest.raises(UsageError, match=r"c\.toml is a contest of several searchers. Run it with: evopress study run FILE"):
         Study.make({"name": "c", "entrants": ENTRANTS}, "c.toml")
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_or_written_is_refused(arguments: list[str], tmp
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evopress.report.result.Path.write_text", full)
+    monkeypatch.setattr("evopress.report.files.os", SimpleNamespace(fsync=full))
     unwritten = CliRunner().invoke(app, [*arguments, "--result", str(tmp_path / "bench.json")])
     assert isinstance(unwritten.exception, StorageError)
     assert "No space left on device" in str(unwritten.exception)
