@@ -102,6 +102,8 @@ def compete(
         with recorded(bench, contest.stored_name, contest.base, contest.base_digest, environment, command, resume) as study_id:
             field = _Field(contest, bench, clock, measures=True)
             document = field.document(kept)
+            if told := _kept_text(document, contest, wanted, source):
+                listen(Progress("plan", told))
             if any(seed not in runs_of(document, contest, label) for label, seed in wanted):
                 bench.complete_bank()
                 document["bank"] = field.bank(kept)
@@ -166,6 +168,15 @@ def _chosen(contest: Contest, only: Sequence[str], seeds: Sequence[int]) -> list
             raise unknown("seed", str(seed), map(str, contest.seeds), f"--seeds of contest {contest.name}")
     labels = [label for label in contest.entrants if label in only or not only]
     return [(label, seed) for seed in contest.seeds if seed in seeds or not seeds for label in labels]
+
+
+def _kept_text(document: Document, contest: Contest, wanted: Sequence[tuple[str, int]], source: Path) -> str:
+    """Which of the wanted runs are there already, and by which code where it was another; "" for none."""
+    found = {label: runs_of(document, contest, label) for label, _ in wanted}
+    there = [found[label][seed] for label, seed in wanted if seed in found[label]]
+    others = sorted({run["commit"] for run in there} - {present := commit()})
+    by = f", by code {', '.join(others)} (this is {present}); another --result runs them anew" if others else ""
+    return f"{len(there)} of {len(wanted)} runs are kept from {source.name}{by}" if there else ""
 
 
 def _rehearsed(contest: Contest, registry: Registry, home: Path, listen: Listener, device: str, dtype: str) -> tuple[Plan, Texts]:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from evopress.api import DENSE, DROP, Knowledge
+from evopress.api import DENSE, DROP, REMEMBERED, Knowledge
 from evopress.api.plugins import OUTLIER
 from evopress.bank.facts import Facts
 from evopress.events import Progress
@@ -35,11 +35,11 @@ class Known:
         self._kept: dict[Knowledge, tuple[Any, ...]] = {}
 
     def __call__(self, need: Knowledge) -> tuple[Any, ...]:
-        """One entry a site position, as `Problem` says; no memory, which is no fact of a site.
+        """One entry a site position, as `Problem` says; nothing of earlier searches, which is no fact of a site.
 
         Raises KeyError for slopes, which are facts of a profile.
         """
-        if need == "memory":
+        if need in REMEMBERED:
             return ()
         if need not in self._kept:
             self._kept[need] = layer_errors(self.bench) if need == "errors" else self._shaped(need)

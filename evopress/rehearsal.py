@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evopress.api import DENSE, Differentiable, Genotype, Knowledge, Problem, Searcher, UsageError, unknown
+from evopress.api import DENSE, REMEMBERED, Differentiable, Genotype, Knowledge, Problem, Searcher, UsageError, unknown
 from evopress.data.tokens import ROLES
 from evopress.hooks.registry import Registry
 from evopress.plan import Plan, default_options, options_like, searcher_class
@@ -20,7 +20,7 @@ Tell = Callable[[Knowledge], tuple[Any, ...]]
 """What is known of the sites, by the name of the field of the problem that it fills; called for nothing that nobody needs."""
 SIMPLE = ("uniform", "greedy", "knapsack")
 """The simple answers, which every search starts from."""
-KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities", "memory")
+KNOWN: tuple[Knowledge, ...] = ("errors", "energies", "outliers", "spectra", "similarities", *sorted(REMEMBERED))
 """Fields of the problem that a searcher may need; slopes it asks for as it goes."""
 
 
@@ -84,7 +84,7 @@ def guesses(plan: Plan) -> Tell:
                 return tuple(tuple(float(level != DENSE) for level in levels) for levels in space.levels)
             case "spectra":
                 return tuple((1.0,) * min(site.shape) for site in space.sites)
-            case "memory":
+            case "memory" | "trials":
                 return ()
             case "similarities":
                 return tuple(1.0 if is_linear else 0.5 for is_linear in linear)

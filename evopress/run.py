@@ -9,28 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import (
-    Ask,
-    Genotype,
-    Knowledge,
-    NotFound,
-    Profile,
-    Remembered,
-    Searcher,
-    Trial,
-    UsageError,
-)
+from evopress.api import REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
 from evopress.gate import check_dense, dense_profile
 from evopress.hooks.registry import Registry
 from evopress.knowledge import Known
-from evopress.memory import remember
+from evopress.memory import Memory
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
 from evopress.recording import recorded
@@ -45,6 +34,8 @@ from evopress.workbench import Workbench
 if TYPE_CHECKING:
     from torch import nn
 
+FRONT = 8
+"""Profiles of a front that are compared, at most: each is scored on all held-out text, and timed."""
 WATCH_TOKENS = 2048
 """Tokens on which the display compares with uniform."""
 WATCH_GENERATIONS = 5
@@ -97,6 +88,7 @@ class _Execution:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
         self.known = Known(bench)
+        self._memory: Memory | None = None
         self.remarks: dict[str, str] = {}
 
     def run(self, speed: bool) -> Run:
@@ -121,26 +113,27 @@ class _Execution:
                 result = self._drive(rival.name, matched, stops, starts, rival=True)
                 found[rival.name], spent[rival.name] = result.best, result.totals
         found[cls.name] = outcome.best
+        others = [profile for profile in thinned(outcome.front, self.space, FRONT) if profile not in found.values()]
+        front = {f"{cls.name} front {number}": profile for number, profile in enumerate(others, 1)}
+        found.update(front)
+        spent.update(dict.fromkeys(front, outcome.totals))
         rows = self._compare(found, spent)
         if speed:
             timed = speeds(self.bench, found)
             rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
-        self._keep(rows, cls.name)
+        self._keep(rows, {"dense": "reference", cls.name: "winner", **dict.fromkeys(front, "front")})
         best = Best(cls.name, outcome.best, self.bench)
         return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), remarks=dict(self.remarks))
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
-        return self.memory if need == "memory" else self.known(need)
-
-    @cached_property
-    def memory(self) -> tuple[Remembered, ...]:
-        """What earlier searches learnt; read, and told to the user, when a searcher first needs it."""
+        """A fact of the sites, or what earlier searches left in the store, read when a searcher first needs it."""
+        if need not in REMEMBERED:
+            return self.known(need)
         if self.study.fresh:
             return ()
-        found = remember(self.bench, self.bench.store, self.bench.store.find_study(self.study.name).created)
-        if found:
-            self.bench.listen(Progress("plan", f"starts from what {len(found)} backward passes of earlier searches told"))
-        return found
+        if self._memory is None:
+            self._memory = Memory(self.bench, self.bench.store, self.bench.store.find_study(self.study.name).created)
+        return self._memory(need)
 
     def _drive(
         self,
@@ -215,12 +208,11 @@ class _Execution:
             rows.append(Row(label, profile, *size, kl_interval, nll_interval, against, took.evaluations, took.tokens))
         return tuple(rows)
 
-    def _keep(self, rows: Sequence[Row], winner: str) -> None:
-        """Label the profiles of the comparison in the store."""
+    def _keep(self, rows: Sequence[Row], roles: Mapping[str, str]) -> None:
+        """Label the profiles of the comparison in the store. roles: by label; any other is a baseline."""
         slice_ = self.bench.texts.whole("heldout")
         for row in rows:
             stored = self.bench.stored(row.profile, slice_, "kl")
-            role = "winner" if row.label == winner else "reference" if row.label == "dense" else "baseline"
             details: dict[str, Any] = {
                 "slice": slice_.digest,
                 "kl": asdict(row.kl),
@@ -230,7 +222,18 @@ class _Execution:
             }
             if row.against_uniform is not None:
                 details["against_uniform"] = asdict(row.against_uniform)
+            role = roles.get(row.label, "baseline")
             self.bench.store.put_result(self.study_id, row.label, stored.profile_id, role=role, details=details, run_id=self.bench.run_id)
+
+
+def thinned(front: Sequence[Profile], space: Space, most: int) -> list[Profile]:
+    """At most so many of a front that is sorted by bytes: both ends, and those nearest to even steps of bytes between them."""
+    if len(front) <= most:
+        return list(front)
+    sizes = [space.cost(profile).bytes for profile in front]
+    wanted = [sizes[0] + step * (sizes[-1] - sizes[0]) / (most - 1) for step in range(most)]
+    nearest = {min(range(len(front)), key=lambda at: abs(sizes[at] - size)) for size in wanted}
+    return [front[at] for at in sorted(nearest)]
 
 
 def facts(plan: Plan) -> str:

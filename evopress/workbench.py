@@ -268,8 +268,12 @@ class Workbench:
 
     def key(self, profile: Profile, slice_: Slice, fitness: str, slopes: bool = False) -> TrialKey:
         """The key a measurement has in the store. One with slopes runs in other batches, so its last bits are its own."""
-        numerics = f"{self.arithmetic} {fitness}-{self.registry.get('fitness', fitness).version}{' with slopes' if slopes else ''}"
+        numerics = f"{self.numerics(fitness)}{' with slopes' if slopes else ''}"
         return TrialKey(self.model_digest, profile.digest, slice_.digest, fitness, numerics, self.bank_of(profile))
+
+    def numerics(self, fitness: str) -> str:
+        """What the last bits of a measurement depend on beside weights and tokens."""
+        return f"{self.arithmetic} {fitness}-{self.registry.get('fitness', fitness).version}"
 
     def measure_after(self, before: Profile, profile: Profile, slice_: Slice, fitness: str, role: Role) -> Trial:
         """As `measure`, with another profile stitched in before: the answer also says whether un-stitching is exact."""

@@ -49,7 +49,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "rehearsal": frozenset({"api", "data", "hooks", "plan", "texts"}),
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),
     "knowledge": frozenset({"api", "bank", "data", "events", "models", "workbench"}),
-    "memory": frozenset({"api", "store", "workbench"}),
+    "memory": frozenset({"api", "events", "store", "workbench"}),
     "throughput": frozenset({"api", "fitness", "latency", "provenance", "search", "workbench"}),
     "recording": frozenset({"api", "latency", "provenance", "workbench"}),
     "gate": frozenset({"api", "workbench"}),

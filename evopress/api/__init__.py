@@ -17,6 +17,7 @@ from evopress.api.errors import (
 from evopress.api.level import ABSENT, DENSE, DROP, Level, parse_method
 from evopress.api.plugins import (
     OUTLIER,
+    REMEMBERED,
     SLOPE_FORWARDS,
     Ask,
     Differentiable,
@@ -25,6 +26,7 @@ from evopress.api.plugins import (
     Knowledge,
     Method,
     Problem,
+    Recalled,
     Remembered,
     Searcher,
     Steps,
@@ -36,9 +38,9 @@ from evopress.api.trial import Slice, Trial, weighted_mean
 from evopress.api.variant import Statistics, Variant
 
 __all__ = [
-    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "OUTLIER", "SLOPE_FORWARDS", "ZERO",
+    "ABSENT", "DENSE", "DENSE_BYTES_PER_PARAM", "DROP", "OUTLIER", "REMEMBERED", "SLOPE_FORWARDS", "ZERO",
     "Ask", "Budget", "Cost", "Differentiable", "EvopressError", "Fitness", "Genotype", "InfeasibleBudget", "Kernel", "Knowledge", "Level",
-    "Method", "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Remembered", "Searcher",
-    "Site", "SiteKind", "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
+    "Method", "MissingDependency", "NotFound", "NumericalError", "Problem", "Profile", "QualityGateFailed", "Recalled", "Remembered",
+    "Searcher", "Site", "SiteKind", "Slice", "Space", "Statistics", "Steps", "Stopped", "StorageError", "Trial", "UsageError", "Variant",
     "check_feasible", "dense_cost", "order_levels", "parse_method", "uniform_cost", "unknown", "weighted_mean",
 ]  # fmt: skip

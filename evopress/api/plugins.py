@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Need = Literal["second_moment"]
-Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities", "memory"]
+Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities", "memory", "trials"]
+REMEMBERED: frozenset[Knowledge] = frozenset({"memory", "trials"})
+"""What is of earlier searches, not of the sites."""
 OUTLIER = 5.0
 """A score this many times the mean of its site is an outlier (OWL, 2310.05175, uses 5 and 7)."""
 
@@ -120,6 +122,16 @@ Remembered = tuple[Genotype, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
+class Recalled:
+    """A trial of an earlier search. weight: scored positions. slice: fitnesses compare where it is the same, and nowhere else."""
+
+    genotype: Genotype
+    fitness: float
+    weight: float
+    slice: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """What a searcher is given.
 
@@ -131,6 +143,7 @@ class Problem:
     outliers: share of a linear site's scores |W|·‖x‖ above OUTLIER times their mean, in [0, 1]; 0 for other sites.
     spectra: singular values of a linear site's weight, largest first, divided by the largest; () for other sites.
     memory: what earlier searches of these sites learnt, newest first: genotypes, within the budgets or not, each with its `Trial.slopes`.
+    trials: what earlier searches of these sites measured, newest first, within the budgets or not.
     similarities: cosine between the hidden states before and after a sublayer or block, mean over tokens; 1 for linear sites.
     """
 
@@ -145,6 +158,7 @@ class Problem:
     spectra: tuple[tuple[float, ...], ...] = ()
     similarities: tuple[float, ...] = ()
     memory: tuple[Remembered, ...] = ()
+    trials: tuple[Recalled, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,11 @@ class Searcher(ABC):
     @abstractmethod
     def incumbent(self) -> Profile:
         """Best profile so far; valid before the first question too."""
+
+    @property
+    def front(self) -> tuple[Profile, ...]:
+        """Profiles of which none beats another in all that a searcher of several objectives looks for, cheapest first; () for any other."""
+        return ()
 
     @abstractmethod
     def steps(self) -> Steps:

@@ -57,11 +57,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended. reason: `finished`, or the stop that was reached: generations, tokens, seconds, evaluations."""
+    """How a search ended. reason: `finished`, or the stop that was reached: generations, tokens, seconds, evaluations.
+
+    front: as of the searcher.
+    """
 
     best: Profile
     reason: str
     totals: Totals
+    front: tuple[Profile, ...] = ()
 
 
 def drive(
@@ -82,7 +86,7 @@ def drive(
     while ask is not None:
         reason = _stop(ask, totals, stops)
         if reason:
-            return Outcome(_answer(searcher), reason, totals)
+            return Outcome(_answer(searcher), reason, totals, searcher.front)
         trials = tuple(measure(ask))
         for trial in trials:
             _check_finite(trial)
@@ -102,7 +106,7 @@ def drive(
         if on_event is not None:
             on_event(Event(ask, trials, totals, searcher.incumbent))
         ask = following
-    return Outcome(_answer(searcher), "finished", totals)
+    return Outcome(_answer(searcher), "finished", totals, searcher.front)
 
 
 def _answer(searcher: Searcher) -> Profile:

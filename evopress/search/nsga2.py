@@ -72,13 +72,12 @@ class Nsga2(Searcher):
         return self._champion.profile
 
     @property
-    def front(self) -> tuple[Genotype, ...]:
-        """The first front of the population, cheapest first; the starts before anything was measured."""
+    def front(self) -> tuple[Profile, ...]:
+        """The first front of the population, cheapest first; empty before anything was measured."""
         known = [genotype for genotype in self._people if self.ledger.key(genotype) in self._known]
-        if not known:
-            return tuple(self._people)
         points = [self._objectives(genotype) for genotype in known]
-        return tuple(known[at] for at in sorted(sort_fronts(points)[0], key=lambda at: points[at][1]))
+        first = sorted(sort_fronts(points)[0], key=lambda at: points[at][1]) if points else []
+        return tuple(self.problem.space.profile(known[at]) for at in first)
 
     def steps(self) -> Steps:
         """Starts, a first population around them, then generations until they are spent or nobody new can be bred."""

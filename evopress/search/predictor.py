@@ -2,11 +2,11 @@
 
 EQ-Net: Towards Unified Deep Quantization (2023), arXiv 2308.03213: a predictor from quantisation codes to accuracy is learnt from stored
 rows, and a genetic algorithm asks it instead of the network. Departures: there is no supernet to be trained first, so the predictor learns
-from the search's own trials and is refitted after every batch; it is a Gaussian process with interactions (`surrogate`) instead of an MLP;
-an exploration share of every batch goes unscreened, because a predictor believes most in what it knows least; what is measured before the
-first fit are random curves over roles and depths (`curves`) instead of random codes, because what one matrix does drowns in the noise of a
-trial and what all of a role do does not; and the evolution also starts from the exact best profiles by the surrogate's own effects of
-single levels (`proposals`).
+from what trials the store holds of earlier searches and from the search's own, and is refitted after every batch; it is a Gaussian process
+with interactions (`surrogate`) instead of an MLP; an exploration share of every batch goes unscreened, because a predictor believes most in
+what it knows least; what is measured before the first fit are random curves over roles and depths (`curves`) instead of random codes,
+because what one matrix does drowns in the noise of a trial and what all of a role do does not; and the evolution also starts from the exact
+best profiles by the surrogate's own effects of single levels (`proposals`).
 
 Every batch has documents of its own and the incumbent with it; the surrogate gives every slice an offset, so all trials, those of races
 too, serve to learn. The incumbent changes by races.
@@ -45,7 +45,7 @@ class Predictor(Searcher):
     """Screened evolution.
 
     rounds: batches, at most. batch: profiles measured in each. startup: profiles measured before the first fit, by random curves, or
-    mutants of the best start where there are no layer errors.
+    mutants of the best start where there are no layer errors; none where so many trials of earlier searches are known.
     virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. interactions: let
     it learn them. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
     for a search set with fewer tokens or documents than these take.
@@ -53,7 +53,7 @@ class Predictor(Searcher):
 
     name: ClassVar[str] = "predictor"
     paper: ClassVar[str] = "EQ-Net: Towards Unified Deep Quantization, 2023, arXiv 2308.03213"
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "trials"})
 
     def __init__(
         self,
@@ -86,6 +86,8 @@ class Predictor(Searcher):
         self._weights: list[float] = []
         self._slices: list[str] = []
         self._seen: dict[Genotype, Genotype] = {}
+        for trial in reversed(problem.trials):
+            self._keep(trial.genotype, trial.fitness, trial.weight, trial.slice)
 
     @property
     def incumbent(self) -> Profile:
@@ -98,7 +100,12 @@ class Predictor(Searcher):
         if not self.ledger.movable:
             return
         self._seen[self.ledger.key(self._champion.best)] = self._champion.best
-        chosen = self._first()
+        if len(self.problem.trials) < self.startup:
+            chosen = self._first()
+        else:
+            self._refit()
+            yield from self._champion.challenge(self._promising(), 0)
+            chosen = self._screened()
         for number in range(1, self.rounds + 1):
             if not chosen:
                 return
@@ -124,12 +131,16 @@ class Predictor(Searcher):
     def _learn(self, ask: Ask, trials: Sequence[Trial]) -> None:
         """Keep the trials of one question as rows of the surrogate."""
         for profile, trial in zip(ask.profiles, trials, strict=True):
-            genotype = self.problem.space.genotype(profile)
+            self._keep(self.problem.space.genotype(profile), trial.fitness, float(sum(trial.weights)), ask.slice.digest)
+
+    def _keep(self, genotype: Genotype, fitness: float, weight: float, slice_: str) -> None:
+        """A row of the surrogate; one of an earlier search may be beyond the budgets, and is then nothing to breed from."""
+        if self.ledger.fits(genotype):
             self._seen.setdefault(self.ledger.key(genotype), genotype)
-            self._genotypes.append(genotype)
-            self._values.append(trial.fitness)
-            self._weights.append(float(sum(trial.weights)))
-            self._slices.append(ask.slice.digest)
+        self._genotypes.append(genotype)
+        self._values.append(fitness)
+        self._weights.append(weight)
+        self._slices.append(slice_)
 
     def _refit(self) -> None:
         newest = slice(-MOST, None)

@@ -20,7 +20,7 @@ from evopress.store import board, catalog, claims, history, measurements, rememb
 from evopress.store.claims import LEASE_SECONDS, ClaimResult, Owner
 from evopress.store.database import Database, insert
 from evopress.store.migrate import ensure_current
-from evopress.store.remembered import RememberedSlopes
+from evopress.store.remembered import RememberedSlopes, RememberedTrial
 from evopress.store.rows import (
     BankEntry,
     BoardRow,
@@ -184,6 +184,10 @@ class Store:
     def slopes_before(self, sites: Sequence[str], fitness: str, before: float) -> list[RememberedSlopes]:
         """The newest slopes of profiles over exactly these sites that are older than a time, newest first."""
         return self.database.read(lambda conn: remembered.slopes_before(conn, sites, fitness, before))
+
+    def trials_before(self, sites: Sequence[str], fitness: str, before: float) -> list[RememberedTrial]:
+        """The newest trials on search text of profiles over exactly these sites that are older than a time, newest first."""
+        return self.database.read(lambda conn: remembered.trials_before(conn, sites, fitness, before))
 
     def document_values(self, trial_ids: Iterable[int]) -> dict[int, tuple[tuple[float, ...], tuple[int, ...]]]:
         """Trial id -> (values, weights) per document, in the order of the slice: what paired tests need."""

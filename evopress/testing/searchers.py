@@ -17,6 +17,7 @@ from evopress.api import (
     ABSENT,
     DENSE,
     DROP,
+    REMEMBERED,
     ZERO,
     Ask,
     Budget,
@@ -25,6 +26,7 @@ from evopress.api import (
     Level,
     Problem,
     Profile,
+    Recalled,
     Searcher,
     Site,
     SiteKind,
@@ -265,11 +267,15 @@ def conformance_problems(seed: int = 0) -> dict[str, Problem]:
 
 
 def _remembering(problem: Problem) -> Problem:
-    """A problem with memory of a search under a wider budget, whose profile is beyond this one."""
-    wide = tuple(len(problem.space.choices(gene)) - 1 for gene in range(len(problem.space.genes)))
-    profile = problem.space.profile(wide)
-    slopes = planted_slopes(planted_function(problem.space), problem.space, profile)
-    return replace(problem, memory=((wide, slopes),))
+    """A problem with memory of a search under a wider budget, whose profiles are beyond this one, and with trials of both."""
+    space = problem.space
+    wide = tuple(len(space.choices(gene)) - 1 for gene in range(len(space.genes)))
+    function, rng = planted_function(space), random.Random(0)
+    slopes = planted_slopes(function, space, space.profile(wide))
+    drawn = [tuple(rng.randrange(len(space.choices(gene))) for gene in range(len(space.genes))) for _ in range(30)]
+    ends = (wide, (0,) * len(space.genes))
+    trials = tuple(Recalled(genotype, function(space.profile(genotype)), 700.0, "earlier") for genotype in (*drawn, *ends))
+    return replace(problem, memory=((wide, slopes),), trials=trials)
 
 
 def degenerate_problems() -> dict[str, Problem]:
@@ -294,7 +300,7 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
     """
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
-        untold: dict[str, Any] = dict.fromkeys((FACTS | {"memory"}) - cls.needs, ())
+        untold: dict[str, Any] = dict.fromkeys((FACTS | REMEMBERED) - cls.needs, ())
         problem = replace(problem, **untold)
         measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
         searcher = cls(problem, random.Random(1), **options)

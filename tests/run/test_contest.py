@@ -149,6 +149,17 @@ def test_finished_runs_of_the_document_are_kept_on_another_store(held: Held, tin
     assert found["bank"]["seconds"] == held.document["bank"]["seconds"]
 
 
+@pytest.mark.usefixtures("no_model")
+def test_runs_of_older_code_are_kept_and_named(held: Held, tiny: Tiny) -> None:
+    old = {**held.document, "runs": [{**run, "commit": "0123abc" if run["seed"] else run["commit"]} for run in held.document["runs"]]}
+    told: list[str] = []
+    tiny_contest.run(tiny, held.home, latest=lambda: old, listen=lambda event: told.append(event.text))
+    (kept,) = [text for text in told if "are kept" in text]
+    assert "8 of 8 runs are kept" in kept
+    assert "0123abc" in kept
+    assert "another --result runs them anew" in kept
+
+
 def test_a_changed_entrant_alone_is_run_again(held: Held, tiny: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     write_document(held.document, path)

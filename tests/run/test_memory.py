@@ -8,8 +8,10 @@ import pytest
 import tiny_study
 from tiny_study import Tiny
 
+from evopress.api import Profile
+from evopress.gate import dense_profile
 from evopress.hooks.registry import Registry
-from evopress.memory import remember
+from evopress.memory import Memory
 from evopress.plan import make_plan
 from evopress.store import Store
 from evopress.texts import Texts
@@ -31,6 +33,11 @@ def bench(tiny: Tiny, home: Path, **changed: object) -> Workbench:
     return Workbench(plan, Texts(plan, lambda _: None), registry, Store.open(tiny_study.url(home)), home, lambda _: None, dtype="float32")
 
 
+def dense(made: Workbench) -> Profile:
+    """The profile that is the same whatever the bank."""
+    return dense_profile(made.plan.space)
+
+
 @pytest.fixture(scope="module")
 def home(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which a guided search has been."""
@@ -41,19 +48,22 @@ def home(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_budget_remembers_what_the_first_search_measured(tiny: Tiny, home: Path) -> None:
     made = bench(tiny, home, name="second", budgets=("bits=3.2",))
-    remembered = remember(made, made.store, LATER)
+    remembered = Memory(made, made.store, LATER).slopes()
     space = made.plan.space
     assert remembered
     for genotype, slopes in remembered:
         assert len(genotype) == len(space.genes)
         assert len(slopes) == len(space.sites)
         assert any(slopes)
-    assert remember(made, made.store, 0.0) == (), "nothing is older than the first trial"
+    assert Memory(made, made.store, 0.0).slopes() == (), "nothing is older than the first trial"
 
 
 def test_profiles_of_other_methods_are_left_out(tiny: Tiny, home: Path) -> None:
     made = bench(tiny, home, name="third", methods=("rtn(bits=2..4,group=32)",))
-    assert remember(made, made.store, LATER) == ()
+    memory = Memory(made, made.store, LATER)
+    assert memory.slopes() == ()
+    space = made.plan.space
+    assert {str(level) for trial in memory.trials() for _, level in space.profile(trial.genotype)} == {"dense"}, "which both have"
 
 
 def test_nothing_that_saw_a_held_out_document_is_remembered(tiny: Tiny, home: Path) -> None:
@@ -61,10 +71,35 @@ def test_nothing_that_saw_a_held_out_document_is_remembered(tiny: Tiny, home: Pa
     first = bench(tiny, home, name="first")
     searched = set(first.tokens("search").origins)
     assert searched & set(other.tokens("heldout").origins), "the roles are dealt anew by another seed"
-    seen = [set(row.origins) for row in other.store.slopes_before([site.name for site in other.plan.space.sites], "kl", LATER)]
-    kept = remember(other, other.store, LATER)
-    assert len(kept) == sum(not origins & set(other.tokens("heldout").origins) for origins in seen)
-    assert len(kept) < len(seen)
+    memory, asked = Memory(other, other.store, LATER), ([site.name for site in other.plan.space.sites], "kl", LATER)
+    for stored, kept in ((other.store.slopes_before(*asked), memory.slopes()), (other.store.trials_before(*asked), memory.trials())):
+        assert len(kept) == sum(not row.text.origins & set(other.tokens("heldout").origins) for row in stored)
+        assert len(kept) < len(stored)
+
+
+def test_trials_are_remembered_as_they_were_measured(tiny: Tiny, home: Path) -> None:
+    made = bench(tiny, home, name="second", budgets=("bits=3.2",))
+    study = made.store.find_study("first")
+    asked = {(row.profile, row.slice): row.mean for row in made.store.trajectory(study.id)}
+    kept = Memory(made, made.store, LATER).trials()
+    space = made.plan.space
+    told = {(space.profile(trial.genotype).digest, trial.slice): trial.fitness for trial in kept}
+    compared = asked.keys() & told.keys()
+    assert len(compared) > len(asked) // 2, "all but those with slopes, which are measured in other batches"
+    assert all(asked[key] == told[key] for key in compared)
+    assert any(space.cost_of(trial.genotype).bytes > made.plan.budgets[0].limit for trial in kept), "of a wider budget too"
+
+
+def test_what_another_bank_scored_is_told_apart(tiny: Tiny, home: Path) -> None:
+    same, another = bench(tiny, home, name="second"), bench(tiny, home, name="fifth", calibration_tokens=128)
+    own, other = (
+        {trial.slice for trial in Memory(made, made.store, LATER).trials() if trial.genotype != made.plan.space.genotype(dense(made))}
+        for made in (same, another)
+    )
+    slices = {row.slice for row in same.store.trajectory(same.store.find_study("first").id)}
+    assert own & slices
+    assert other
+    assert not other & slices
 
 
 def test_a_search_says_that_it_remembers_and_one_that_is_fresh_does_not(tiny: Tiny, home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from evopress.api import Budget, Genotype, Problem, UsageError
+from evopress.api import Budget, Genotype, Problem, Recalled, UsageError
 from evopress.search.evolve import Evolve
 from evopress.search.knapsack import error_of
 from evopress.search.ledger import Ledger, ledger_of
@@ -202,6 +203,28 @@ def test_screened_search_needs_fewer_evaluations_than_blind_evolution() -> None:
         screened.append(evaluations_to(Predictor(problem, random.Random(seed), **SMALL), function, target, 900))
         blind.append(evaluations_to(Evolve(problem, random.Random(seed), rungs=((2, 700), (1, 4200))), function, target, 900))
     assert np.mean(screened) < 0.7 * np.mean(blind), (screened, blind)
+
+
+def test_trials_of_an_earlier_search_save_evaluations() -> None:
+    """What a search under a wider budget measured is learnt from, though all of it may be beyond this budget."""
+    told, untold = [], []
+    for seed in range(4):
+        problem, _, function = planted(seed, interaction=0.5)
+        space = problem.space
+        wide = planted_problem(space, share=0.6, seed=seed)
+        history = follow(Predictor(wide, random.Random(99), rounds=12, **SMALL), measure_with(function, space, 0.01))
+        trials = tuple(
+            Recalled(space.genotype(trial.profile), trial.fitness, float(sum(trial.weights)), f"wide {ask.slice.digest}")
+            for ask, answer in reversed(history)
+            for trial in answer
+        )
+        best = Evolve(problem, random.Random(99), generations=60, rungs=((1, 700),))
+        follow(best, measure_with(function, space))
+        start = min(function(space.profile(genotype)) for genotype in known_starts(problem, ledger_of(problem)))
+        target = start + 0.8 * (function(best.incumbent) - start)
+        told.append(evaluations_to(Predictor(replace(problem, trials=trials), random.Random(seed), **SMALL), function, target, 900))
+        untold.append(evaluations_to(Predictor(problem, random.Random(seed), **SMALL), function, target, 900))
+    assert np.mean(told) < 0.8 * np.mean(untold), (told, untold)
 
 
 @pytest.mark.parametrize("methods", [("gptq",), ("gptq", "drop")])
