@@ -10,8 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evopress.api import Cost, Level, Site, StorageError, Variant
+from evopress.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +80,7 @@ class Bank:
                 f"The bank {self.root} would exceed its quota of {self.quota_bytes:,} bytes ({self.used_bytes:,} used).",
                 "Raise it with --bank-quota, offer fewer levels, or delete the folder.",
             )
-        write_whole(self.root, self.path(key), data)
+        keep(self.root, self.path(key), data)
         self._used_bytes = self.used_bytes + len(data)
 
     def discard_partial(self, before: float) -> None:
@@ -165,19 +164,12 @@ class Decoder:
         return weight
 
 
-def write_whole(root: Path, target: Path, data: bytes) -> None:
-    """Write a file of the bank that is there whole or not at all. Raises StorageError when the disk is full or cannot be written."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+def keep(root: Path, target: Path, data: bytes) -> None:
+    """Write a file of the bank, whole or not at all. Raises StorageError when the disk is full or cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_whole(target, data)
     except OSError as error:
-        with contextlib.suppress(OSError):  # what went wrong is told below, and holds for this too
-            partial.unlink()
         raise _disk_error(root, error) from error
 
 

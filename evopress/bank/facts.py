@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evopress.api import StorageError
-from evopress.bank.bank import write_whole
+from evopress.bank.bank import keep
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -58,7 +58,7 @@ class Facts:
         """
         kept = tuple(tuple(map(float, row)) for row in rows)
         data = json.dumps({"about": about, "seconds": round(seconds, 6), "seal": _seal(kept), "rows": kept})
-        write_whole(self.root, self.path(key), data.encode())
+        keep(self.root, self.path(key), data.encode())
 
     def _damaged(self, key: str, why: str) -> StorageError:
         return StorageError(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from evopress.api import StorageError
+from evopress.files import write_whole
 
 
 def write_text(text: str, path: Path, hint: str) -> None:
-    """Write beside the file, then put it in its place. hint: what to do when it cannot be written, which raises StorageError."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write the text in UTF-8. hint: what to do when it cannot be written, which raises StorageError."""
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise StorageError(f"The result cannot be written to {path}: {error.strerror}.", hint) from error

@@ -64,7 +64,7 @@ def test_disk_errors_are_told_and_leave_no_partial_file(tmp_path, monkeypatch, c
     def fail(*_):
         raise OSError(code, "planted")
 
-    monkeypatch.setattr("evopress.bank.bank.os.fsync", fail)
+    monkeypatch.setattr("evopress.files.os.fsync", fail)
     with pytest.raises(StorageError, match=text):
         bank.put("ab" * 32, variant(), 0.1)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -95,3 +95,18 @@ def test_what_the_store_saves() -> None:
     text = "\n".join(rows)
     assert text, "there are no results"
     assert text in README, text
+
+
+def test_how_fast_candidates_are_measured() -> None:
+    found = json.loads((ROOT / "results" / "engine.json").read_text(encoding="utf-8"))
+    ratio, tokens = found["ratio"], found["tokens"]
+    sentences = (
+        f"{tokens / found['engine']['median']:,.0f} tokens/s, {ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}] of a bare",
+        f"(n = {len(ratio['samples'])} rounds in turns, {found['environment']['threads']} threads)",
+        f"{found['reused']:.0%} of the blocks reused and {found['matmul']:.0%} of the time".replace("%", " %"),
+        f"is {tokens / found['floor_seconds']:,.0f} tokens/s",
+        f"memory is {found['peak_bytes'] / 2**30:.2f} GiB",
+    )
+    text = " ".join(README.split())
+    for sentence in sentences:
+        assert sentence in text

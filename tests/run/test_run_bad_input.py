@@ -320,7 +320,7 @@ def test_a_full_or_read_only_disk_of_the_bank_keeps_what_is_built(
             raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as broken:
-        broken.setattr("evopress.bank.bank.os.fsync", fsync)
+        broken.setattr("evopress.files.os.fsync", fsync)
         answer = start()
     assert answer.code == 1
     assert f"The bank {home / 'bank'} " in answer.err or f"The disk of the bank {home / 'bank'} " in answer.err
