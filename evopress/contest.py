@@ -171,12 +171,14 @@ def _chosen(contest: Contest, only: Sequence[str], seeds: Sequence[int]) -> list
 
 
 def _kept_text(document: Document, contest: Contest, wanted: Sequence[tuple[str, int]], source: Path) -> str:
-    """Which of the wanted runs are there already, and by which code where it was another; "" for none."""
+    """How many of the wanted runs are there already, and by which code where it may have been another; "" for none."""
     found = {label: runs_of(document, contest, label) for label, _ in wanted}
     there = [found[label][seed] for label, seed in wanted if seed in found[label]]
-    others = sorted({run["commit"] for run in there} - {present := commit()})
+    # A run that asks nothing stands for every seed. What a commit with local changes was, nobody knows.
+    count, present = len({id(run) for run in there}), commit()
+    others = sorted({run["commit"] for run in there if run["commit"] != present or present.endswith("+")})
     by = f", by code {', '.join(others)} (this is {present}); another --result runs them anew" if others else ""
-    return f"{len(there)} of {len(wanted)} runs are kept from {source.name}{by}" if there else ""
+    return f"{count} runs are kept from {source.name}{by}" if there else ""
 
 
 def _rehearsed(contest: Contest, registry: Registry, home: Path, listen: Listener, device: str, dtype: str) -> tuple[Plan, Texts]:

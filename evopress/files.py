@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the file, then put it in its place. Raises OSError, and leaves nothing then."""
+    """Write beside the file, then put it in its place. Raises OSError; whatever stops it, nothing is left beside the file."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("wb") as file:
@@ -17,7 +17,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # what went wrong is raised, and holds for this too
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):  # what went wrong is raised, and may hold for this as well
             partial.unlink()
         raise

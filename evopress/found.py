@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Row:
     """One profile of the final comparison, on the held-out documents.
 
-    label: dense, uniform, random, greedy, knapsack or the searcher. against_uniform: paired differences of the fitness.
+    label: dense, uniform, random, greedy, knapsack, the searcher, or `SEARCHER front N` for others of its front.
+    against_uniform: paired differences of the fitness.
     search_evaluations, search_tokens: evaluations and token-forwards spent to find it.
     speed: phase -> measured tokens per second, absent where it was not measured.
     """

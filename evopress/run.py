@@ -211,6 +211,7 @@ class _Execution:
     def _keep(self, rows: Sequence[Row], roles: Mapping[str, str]) -> None:
         """Label the profiles of the comparison in the store. roles: by label; any other is a baseline."""
         slice_ = self.bench.texts.whole("heldout")
+        self.bench.store.forget_results(self.study_id, "front")
         for row in rows:
             stored = self.bench.stored(row.profile, slice_, "kl")
             details: dict[str, Any] = {

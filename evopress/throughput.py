@@ -12,19 +12,27 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.profiler import ProfilerActivity
 
-from evopress.api import Budget, Problem, Profile, Slice, Space
+from evopress.api import Budget, Problem, Profile, Slice, Space, UsageError
+from evopress.api.study import Study
+from evopress.events import Listener
 from evopress.fitness.head import batches
+from evopress.hooks.registry import Registry
 from evopress.latency.bench import measure_floor, wait
 from evopress.latency.clock import Timing, fingerprint, ratio, time_once
+from evopress.plan import make_plan, with_weights
+from evopress.precision import check_device
 from evopress.provenance import commit
 from evopress.search.baselines import uniform_genotype
 from evopress.search.ledger import Ledger
 from evopress.search.moves import mutate, switch_count
+from evopress.store import Store
+from evopress.texts import Texts
 from evopress.workbench import Workbench
 
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product", "attention_forward", "convolution")
@@ -65,8 +73,26 @@ def neighbours(space: Space, budgets: Sequence[Budget], count: int, rng: random.
     return [space.profile(genotype) for genotype in found.values()]
 
 
+def bench_study(
+    study: Study, storage: str, home: Path, listen: Listener, device: str, dtype: str, candidates: int, tokens: int, rounds: int
+) -> dict[str, Any]:
+    """Measure on a study, and return the document. Raises UsageError where its search set has fewer tokens."""
+    if tokens > study.search_tokens:
+        raise UsageError(
+            f"The search set of the study holds {study.search_tokens:,} tokens.", f"Write --tokens {study.search_tokens} or less."
+        )
+    registry = Registry.load()
+    check_device(device)
+    plan = make_plan(study, registry, home)
+    texts = Texts(plan, listen)
+    plan = with_weights(plan, home)
+    with Store.open(storage) as store:
+        bench = Workbench(plan, texts, registry, store, home, listen, device, dtype)
+        return throughput_json(bench, measure_throughput(bench, candidates, tokens, rounds))
+
+
 def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: int) -> Throughput:
-    """Time both in turns. Builds what is missing of the bank first; raises UsageError where the search set has fewer tokens."""
+    """Time both in turns. Builds what is missing of the bank first."""
     bench.complete_bank()
     fitness, slice_ = bench.plan.study.fitness, bench.texts.first("search", tokens)
     profiles = bench.in_order(neighbours(bench.plan.space, bench.plan.budgets, candidates, random.Random(bench.plan.study.seed)))
@@ -78,6 +104,7 @@ def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: i
             bench.take(profile, slice_, fitness, "search")
 
     def bare() -> None:
+        bench.stitcher.restore()
         for _ in profiles:
             _forward(bench, slice_)
 
@@ -91,7 +118,7 @@ def measure_throughput(bench: Workbench, candidates: int, tokens: int, rounds: i
         engine_seconds.append(_timed(engine, bench))
     bare_timing, engine_timing = Timing.of(bare_seconds), Timing.of(engine_seconds)
     total = len(profiles) * slice_.tokens
-    flops = 2 * (bench.plan.sitemap.total_params) * total
+    flops = 2 * multiplied_params(bench) * total
     peak = peak_bytes(bench.device)
     speed = measure_floor([bench.dtype], clock=bench.clock, device=bench.device).flops_per_second
     return Throughput(
@@ -124,6 +151,13 @@ def peak_bytes(device: str) -> int:
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def multiplied_params(bench: Workbench) -> int:
+    """Parameters that a forward pass with logits multiplies by: those outside embeddings, and the head whether tied or not."""
+    sitemap, model = bench.plan.sitemap, cast(Any, bench.model)
+    head = sum(int(weight.numel()) for weight in model.get_output_embeddings().parameters())
+    return sitemap.total_params - sitemap.embedding_params + head
 
 
 def _forward(bench: Workbench, slice_: Slice) -> None:

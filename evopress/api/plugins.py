@@ -207,6 +207,7 @@ class Searcher(ABC):
         self._steps: Steps | None = None
         self._pending: Ask | None = None
         self._remark = ""
+        self._front: tuple[Profile, ...] = ()
 
     @property
     def remark(self) -> str:
@@ -220,8 +221,8 @@ class Searcher(ABC):
 
     @property
     def front(self) -> tuple[Profile, ...]:
-        """Profiles of which none beats another in all that a searcher of several objectives looks for, cheapest first; () for any other."""
-        return ()
+        """Of a searcher of several objectives: profiles of which none beats another in all, cheapest first. A subclass sets `_front`."""
+        return self._front
 
     @abstractmethod
     def steps(self) -> Steps:

@@ -71,14 +71,6 @@ class Nsga2(Searcher):
         """The profile of least fitness that won its races; the best start before."""
         return self._champion.profile
 
-    @property
-    def front(self) -> tuple[Profile, ...]:
-        """The first front of the population, cheapest first; empty before anything was measured."""
-        known = [genotype for genotype in self._people if self.ledger.key(genotype) in self._known]
-        points = [self._objectives(genotype) for genotype in known]
-        first = sorted(sort_fronts(points)[0], key=lambda at: points[at][1]) if points else []
-        return tuple(self.problem.space.profile(known[at]) for at in first)
-
     def steps(self) -> Steps:
         """Starts, a first population around them, then generations until they are spent or nobody new can be bred."""
         yield from self._champion.rank_starts()
@@ -86,7 +78,7 @@ class Nsga2(Searcher):
             return
         people = [*self._people, *self._breed(max(self.population - len(self._people), 0), 0)]
         yield from self._measured(people, 0)
-        self._people = people
+        self._live(people)
         for number in range(1, self.generations + 1):
             yield from self._champion.challenge(self._fittest(), number)
             children = self._breed(self.population, number)
@@ -95,9 +87,15 @@ class Nsga2(Searcher):
             yield from self._measured(children, number)
             crowd = [*self._people, *children]
             standing = standings([self._objectives(genotype) for genotype in crowd])
-            order = sorted(range(len(crowd)), key=lambda at: standing[at])
-            self._people = [crowd[at] for at in order[: self.population]]
+            self._live([crowd[at] for at in sorted(range(len(crowd)), key=lambda at: standing[at])[: self.population]])
         yield from self._champion.challenge(self._fittest(), self.generations + 1)
+
+    def _live(self, people: list[Genotype]) -> None:
+        """Go on with this population, all measured, and tell its first front, cheapest first."""
+        self._people = people
+        points = [self._objectives(genotype) for genotype in people]
+        first = sorted(sort_fronts(points)[0], key=lambda at: points[at][1])
+        self._front = tuple(self.problem.space.profile(people[at]) for at in first)
 
     def _objectives(self, genotype: Genotype) -> Objectives:
         return self._known[self.ledger.key(genotype)]

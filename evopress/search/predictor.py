@@ -45,7 +45,7 @@ class Predictor(Searcher):
     """Screened evolution.
 
     rounds: batches, at most. batch: profiles measured in each. startup: profiles measured before the first fit, by random curves, or
-    mutants of the best start where there are no layer errors; none where so many trials of earlier searches are known.
+    mutants of the best start where there are no layer errors; none where earlier searches measured so many.
     virtual: mutants the surrogate sees between two batches. explore: share of a batch that it has no say in. interactions: let
     it learn them. max_mutations: as in `evolve`. tokens: of an evaluation. looks, alpha: of a race. Raises UsageError for bad options, and
     for a search set with fewer tokens or documents than these take.
@@ -100,7 +100,7 @@ class Predictor(Searcher):
         if not self.ledger.movable:
             return
         self._seen[self.ledger.key(self._champion.best)] = self._champion.best
-        if len(self.problem.trials) < self.startup:
+        if len({trial.genotype for trial in self.problem.trials}) < self.startup:
             chosen = self._first()
         else:
             self._refit()
@@ -152,7 +152,7 @@ class Predictor(Searcher):
         return [genotypes[at] for at in sorted(range(len(genotypes)), key=lambda at: mean[at])]
 
     def _promising(self) -> list[Genotype]:
-        """Measured profiles that are predicted below the incumbent, best first."""
+        """Profiles measured here or by earlier searches that are predicted below the incumbent, best first."""
         ranked = self._ranked([*self._seen.values(), self._champion.best])
         present = self.ledger.key(self._champion.best)
         place = next(at for at, genotype in enumerate(ranked) if self.ledger.key(genotype) == present)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, delete, select
 
 from evopress.api import NumericalError, UsageError, unknown
 from evopress.store.database import insert, plain
@@ -26,6 +26,11 @@ def put_result(
     row = {"profile_id": profile_id, "role": role, "details": plain(details), "run_id": run_id, "updated": now}
     query = insert(conn, Results).values(study_id=study_id, label=label, **row)
     conn.execute(query.on_conflict_do_update(index_elements=["study_id", "label"], set_=row))
+
+
+def forget_results(conn: Connection, study_id: int, role: str) -> None:
+    """Take the labels of one role from a study; profiles and trials stay."""
+    conn.execute(delete(Results).where(Results.study_id == study_id, Results.role == role))
 
 
 def results(conn: Connection, study_id: int | None) -> list[ResultRow]:

@@ -278,8 +278,12 @@ class Store:
         details: Mapping[str, Any] | None = None,
         run_id: int | None = None,
     ) -> None:
-        """Keep a profile under a label (dense, uniform, random, knapsack, evolve) of a study; the last one stays."""
+        """Keep a profile under a label (dense, uniform, random, knapsack, evolve, nsga2 front 1) of a study; the last one stays."""
         self.database.write(lambda conn: board.put_result(conn, study_id, label, profile_id, role, details or {}, run_id, self._clock()))
+
+    def forget_results(self, study_id: int, role: str) -> None:
+        """Take the labels of one role from a study, of which it may have fewer next time; profiles and trials stay."""
+        self.database.write(lambda conn: board.forget_results(conn, study_id, role))
 
     def results(self, study_id: int | None = None) -> list[ResultRow]:
         """Labelled profiles of a study, or of all."""

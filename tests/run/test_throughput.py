@@ -27,7 +27,7 @@ from evopress.report.bench_document import KEYS, is_bench
 from evopress.report.leaderboard import leaderboard_markdown
 from evopress.store import Store
 from evopress.texts import Texts
-from evopress.throughput import matmul_share, measure_throughput, neighbours, peak_bytes
+from evopress.throughput import matmul_share, measure_throughput, multiplied_params, neighbours, peak_bytes
 from evopress.workbench import Workbench
 
 
@@ -49,6 +49,14 @@ def test_it_counts_tokens_reuse_and_rounds_and_keeps_nothing(tiny: Tiny, tmp_pat
     assert 0 < found.matmul < 1
     assert found.floor_seconds > 0
     assert found.peak_bytes > 10**7
+
+
+def test_an_embedding_is_looked_up_and_a_head_multiplied(tiny: Tiny, tmp_path: Path) -> None:
+    made = bench(tiny, tmp_path)
+    model: Any = made.model
+    assert multiplied_params(made) == sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
+    model.set_output_embeddings(model.get_input_embeddings())  # a tied head still multiplies
+    assert multiplied_params(made) == sum(weight.numel() for weight in model.parameters())
 
 
 def test_neighbours_are_distinct_and_within_the_budget(tiny: Tiny, tmp_path: Path) -> None:
@@ -102,7 +110,7 @@ def test_what_cannot_be_measured_or_written_is_refused(arguments: list[str], tmp
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evopress.report.files.os", SimpleNamespace(fsync=full))
+    monkeypatch.setattr("evopress.report.files.write_whole", full)
     unwritten = CliRunner().invoke(app, [*arguments, "--result", str(tmp_path / "bench.json")])
     assert isinstance(unwritten.exception, StorageError)
     assert "No space left on device" in str(unwritten.exception)
