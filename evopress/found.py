@@ -80,6 +80,8 @@ class Run:
     """What a run found: the comparison on held-out documents, and the winner.
 
     history: every execution of the study so far, this one last. remarks: what the searchers say of their profiles, by label.
+    known: how much of earlier searches it started from, by the name of the field of the problem. bank_seconds: what building the bank
+    took, calibration included; None where nobody noted it.
     """
 
     study: Study
@@ -90,6 +92,8 @@ class Run:
     storage: str
     history: tuple[RunRow, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, int] = field(default_factory=dict)
+    bank_seconds: float | None = None
 
     @property
     def gain(self) -> Paired | None:

@@ -1,18 +1,21 @@
 """What the store remembers of earlier searches that a later one may start from: slopes and trials of profiles over the same sites.
 
-They may be of another budget, another study, or a sibling of the model (the same sites, other weights). Only what was measured before this
-study was first started counts, so that a resumed search starts from the same; and nothing that saw a document this study holds out, so that
-what is remembered cannot have been fitted to it. Searches nothing. Called by the run.
+They may be of another budget, another study, or a sibling of the model (sites of the same names, kinds and shapes, other weights). Only
+what was measured before this study was first started counts, so that a resumed search starts from the same; and nothing of a search whose
+text shares a document with what this study holds out. What that search was itself told by still earlier ones is not traced any further.
+Searches nothing. Called by the run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from evopress.api import Genotype, Knowledge, Profile, Recalled, Remembered, UsageError
+from evopress.api import Knowledge, KnownSlopes, KnownTrial, Profile, UsageError
+from evopress.data.tokens import overlap
 from evopress.events import Progress
 from evopress.store import Store
-from evopress.store.remembered import Text
+from evopress.store.remembered import Earlier
 from evopress.workbench import Workbench
 
 NEWEST_SLOPES, NEWEST_TRIALS = 16, 600
@@ -27,48 +30,51 @@ class Memory:
 
     def __init__(self, bench: Workbench, store: Store, before: float) -> None:
         self.bench, self.store, self.before = bench, store, before
-        self._heldout = bench.tokens("heldout")
         self._kept: dict[Knowledge, tuple[Any, ...]] = {}
 
     def __call__(self, need: Knowledge) -> tuple[Any, ...]:
-        """`Problem.memory` or `Problem.trials`."""
+        """`Problem.known_slopes` or `Problem.known_trials`."""
         if need not in self._kept:
-            self._kept[need], what = (self.slopes(), "backward passes") if need == "memory" else (self.trials(), "trials")
+            self._kept[need], what = (self.slopes(), "backward passes") if need == "known_slopes" else (self.trials(), "trials")
             if self._kept[need]:
                 self.bench.listen(Progress("plan", f"starts from what {len(self._kept[need])} {what} of earlier searches told"))
         return self._kept[need]
 
-    def slopes(self) -> tuple[Remembered, ...]:
-        """Genotypes with their slopes."""
-        rows = self.store.slopes_before(self._sites, self._fitness, self.before)
-        found = ((self._genotype(row.profile, row.text), row.slopes) for row in rows)
-        return tuple((genotype, slopes) for genotype, slopes in found if genotype is not None)[:NEWEST_SLOPES]
+    @property
+    def told(self) -> Mapping[str, int]:
+        """How much was handed out, of what."""
+        return {need: len(found) for need, found in self._kept.items() if found}
 
-    def trials(self) -> tuple[Recalled, ...]:
+    def slopes(self) -> tuple[KnownSlopes, ...]:
+        """Genotypes with their slopes."""
+        found = self.store.slopes_before(self._wanted(NEWEST_SLOPES))
+        return tuple((self.bench.plan.space.genotype(row.profile), row.slopes) for row in found)
+
+    def trials(self) -> tuple[KnownTrial, ...]:
         """Measured genotypes. What a sibling scored, or another bank's variants, does not compare with this study's on the same tokens."""
         kept = []
-        for row in self.store.trials_before(self._sites, self._fitness, self.before):
-            genotype = self._genotype(row.profile, row.text)
-            if genotype is not None:
-                made = (row.model, row.bank, row.numerics)
-                own = made == (self.bench.model_digest, self.bench.bank_of(row.profile), self.bench.numerics(self._fitness))
-                kept.append(Recalled(genotype, row.fitness, row.weight, row.slice if own else ":".join((*made, row.slice))))
-        return tuple(kept[:NEWEST_TRIALS])
-
-    @property
-    def _sites(self) -> list[str]:
-        return [site.name for site in self.bench.plan.space.sites]
+        for row in self.store.trials_before(self._wanted(NEWEST_TRIALS)):
+            made = (row.model, row.bank, row.numerics)
+            own = made == (self.bench.model_digest, self.bench.bank_of(row.profile), self.bench.numerics(self._fitness))
+            slice_ = row.slice if own else ":".join((*made, row.slice))
+            kept.append(KnownTrial(self.bench.plan.space.genotype(row.profile), row.fitness, row.weight, slice_))
+        return tuple(kept)
 
     @property
     def _fitness(self) -> str:
         return self.bench.plan.study.fitness
 
-    def _genotype(self, profile: Profile, text: Text) -> Genotype | None:
-        """The profile in this space; None for one with a level of other methods, and for what may have seen a held-out document."""
-        # Where it is not known what a slice of the same text was made of, it may have been of anything.
-        if text.source == self._heldout.source and (not text.origins or text.origins & frozenset(self._heldout.origins)):
-            return None
+    def _wanted(self, most: int) -> Earlier:
+        plan, heldout = self.bench.plan, self.bench.tokens("heldout").texts
+        # Of a token set that does not say what it was drawn from, anything may be true.
+        clean = {found.digest for found in self.store.token_sets("search") if found.texts and not overlap(found.texts, heldout)}
+        over = [site.name for site in plan.space.sites]
+        return Earlier(plan.sitemap.sites, over, self._fitness, self.before, clean, self._fits, most)
+
+    def _fits(self, profile: Profile) -> bool:
+        """Is it a profile of this space, and not one with a level of other methods?"""
         try:
-            return self.bench.plan.space.genotype(profile)
+            self.bench.plan.space.genotype(profile)
         except UsageError:
-            return None
+            return False
+        return True

@@ -84,7 +84,7 @@ def guesses(plan: Plan) -> Tell:
                 return tuple(tuple(float(level != DENSE) for level in levels) for levels in space.levels)
             case "spectra":
                 return tuple((1.0,) * min(site.shape) for site in space.sites)
-            case "memory" | "trials":
+            case "known_slopes" | "known_trials":
                 return ()
             case "similarities":
                 return tuple(1.0 if is_linear else 0.5 for is_linear in linear)

@@ -123,7 +123,9 @@ class _Execution:
             rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
         self._keep(rows, {"dense": "reference", cls.name: "winner", **dict.fromkeys(front, "front")})
         best = Best(cls.name, outcome.best, self.bench)
-        return Run(self.study, self.plan, rows, best, outcome, self.bench.store.describe(), remarks=dict(self.remarks))
+        known: dict[str, int] = {} if self._memory is None else dict(self._memory.told)
+        where, took = self.bench.store.describe(), self.bench.bank_seconds
+        return Run(self.study, self.plan, rows, best, outcome, where, remarks=dict(self.remarks), known=known, bank_seconds=took)
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
         """A fact of the sites, or what earlier searches left in the store, read when a searcher first needs it."""

@@ -88,7 +88,7 @@ class Workbench:
         if role not in self._token_sets:
             self._token_sets.add(role)
             about = (made.name, made.role, made.digest, made.source, len(made.documents), made.tokens, made.seed)
-            self.store.save_token_set(TokenSetRow(*about, self.model_digest, made.origins))
+            self.store.save_token_set(TokenSetRow(*about, self.model_digest, made.origins, made.texts))
         return made
 
     @cached_property

@@ -50,7 +50,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "rehearsal": frozenset({"api", "data", "hooks", "plan", "texts"}),
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),
     "knowledge": frozenset({"api", "bank", "data", "events", "models", "workbench"}),
-    "memory": frozenset({"api", "events", "store", "workbench"}),
+    "memory": frozenset({"api", "data", "events", "store", "workbench"}),
     "throughput": frozenset({"api", "events", "fitness", "hooks", "latency", "plan", "precision", "provenance", "search", "store", "texts",
                              "workbench"}),
     "recording": frozenset({"api", "latency", "provenance", "workbench"}),

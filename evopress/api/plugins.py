@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Need = Literal["second_moment"]
-Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities", "memory", "trials"]
-REMEMBERED: frozenset[Knowledge] = frozenset({"memory", "trials"})
+Knowledge = Literal["errors", "slopes", "energies", "outliers", "spectra", "similarities", "known_slopes", "known_trials"]
+REMEMBERED: frozenset[Knowledge] = frozenset({"known_slopes", "known_trials"})
 """What is of earlier searches, not of the sites."""
 OUTLIER = 5.0
 """A score this many times the mean of its site is an outlier (OWL, 2310.05175, uses 5 and 7)."""
@@ -117,12 +117,12 @@ class Differentiable(ABC):
         """As `score`; also adds the gradient of the position-weighted mean to `.grad` of every parameter that requires one."""
 
 
-Remembered = tuple[Genotype, tuple[float, ...]]
+KnownSlopes = tuple[Genotype, tuple[float, ...]]
 """A genotype and the slopes that were measured at it."""
 
 
 @dataclass(frozen=True)
-class Recalled:
+class KnownTrial:
     """A trial of an earlier search. weight: scored positions. slice: fitnesses compare where it is the same, and nowhere else."""
 
     genotype: Genotype
@@ -142,8 +142,8 @@ class Problem:
     energies: tr(WHWᵀ) of a linear site, the output's mean square times its rows; 0 for other sites.
     outliers: share of a linear site's scores |W|·‖x‖ above OUTLIER times their mean, in [0, 1]; 0 for other sites.
     spectra: singular values of a linear site's weight, largest first, divided by the largest; () for other sites.
-    memory: what earlier searches of these sites learnt, newest first: genotypes, within the budgets or not, each with its `Trial.slopes`.
-    trials: what earlier searches of these sites measured, newest first, within the budgets or not.
+    known_slopes: what earlier searches of these sites learnt, newest first: genotypes, within budgets or not, each with its `Trial.slopes`.
+    known_trials: what earlier searches of these sites measured, newest first, within the budgets or not.
     similarities: cosine between the hidden states before and after a sublayer or block, mean over tokens; 1 for linear sites.
     """
 
@@ -157,8 +157,8 @@ class Problem:
     outliers: tuple[float, ...] = ()
     spectra: tuple[tuple[float, ...], ...] = ()
     similarities: tuple[float, ...] = ()
-    memory: tuple[Remembered, ...] = ()
-    trials: tuple[Recalled, ...] = ()
+    known_slopes: tuple[KnownSlopes, ...] = ()
+    known_trials: tuple[KnownTrial, ...] = ()
 
 
 @dataclass(frozen=True)

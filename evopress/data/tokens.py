@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -32,6 +32,8 @@ class TokenSet:
     role: calibration, search or heldout. documents: token ids, one tuple a window. origins: what each window came from: the index of its
     source document, or its own place in the text where that has too few documents to deal. Windows of equal origin are no independent
     evidence; where every window has an origin of its own, intervals over them speak of this one text.
+    texts: what it may have been drawn from, whatever the source is called: the digest of every source document, with the window and its
+    place where there were too few to deal. Compared by `overlap`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class TokenSet:
     seed: int
     documents: tuple[tuple[int, ...], ...] = field(repr=False)
     origins: tuple[int, ...] = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def tokens(self) -> int:
@@ -54,6 +57,29 @@ class TokenSet:
             hasher.update(len(document).to_bytes(8, "little"))
             hasher.update(b"".join(token.to_bytes(4, "little") for token in document))
         return hasher.hexdigest()
+
+
+def overlap(one: Collection[str], other: Collection[str]) -> bool:
+    """May two token sets (their `texts`) share text? Of two stretches of one text that were cut differently nobody knows, so they may."""
+    theirs: dict[str, set[str]] = {}
+    for text in other:
+        document, _, cut = text.partition("@")
+        theirs.setdefault(document, set()).add(cut)
+    for text in one:
+        document, _, cut = text.partition("@")
+        cuts = theirs.get(document, set())
+        if cut in cuts or any(_grid(cut) != _grid(known) for known in cuts):
+            return True
+    return False
+
+
+def _grid(cut: str) -> str:
+    """How a text was cut: all but the place of the window."""
+    return cut.rpartition(":")[0]
+
+
+def _named(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def deal(count: int, seed: int) -> dict[Role, list[int]]:
@@ -77,19 +103,24 @@ def _windows(ids: Window, window: int) -> list[Window]:
 
 def _dealt(
     texts: Sequence[str], encode: Encode, role: Role, window: int, seed: int, rng: random.Random
-) -> Iterator[tuple[int, list[Window]]]:
-    """Each document of a role with its windows, shuffled."""
+) -> Iterator[tuple[int, str, list[Window]]]:
+    """Each document of a role with its name among `TokenSet.texts` and its windows, shuffled."""
     for index in deal(len(texts), seed)[role]:
         windows = _windows(tuple(encode(texts[index])), window)
         rng.shuffle(windows)
-        yield index, windows
+        yield index, _named(texts[index]), windows
 
 
 def _stretch(
     source: str, texts: Sequence[str], encode: Encode, role: Role, window: int, rng: random.Random
-) -> list[tuple[int, list[Window]]]:
-    """A role's stretch of a text of one or two documents: each window alone with its place in the text, shuffled."""
-    windows = [piece for text in texts for piece in _windows(tuple(encode(text)), window)]
+) -> list[tuple[int, str, list[Window]]]:
+    """A role's stretch of a text of one or two documents: each window alone with its place in the text and its name, shuffled."""
+    windows: list[tuple[str, Window]] = []
+    for text in texts:
+        ids = tuple(encode(text))
+        # Equally many tokens of one text tell that the same tokenizer made them, so that equal places are equal stretches.
+        pieces = _windows(ids, window)
+        windows += [(f"{_named(text)}@{window}/{len(ids)}:{place}", piece) for place, piece in enumerate(pieces)]
     if len(windows) < len(ROLES):
         raise UsageError(
             f"Text source {source!r} has {len(texts)} document(s) with {len(windows)} window(s) of {window} tokens in all, but calibration,"
@@ -98,7 +129,7 @@ def _stretch(
         )
     first, second = _cuts(len(windows))
     bounds = {"calibration": (0, first), "search": (first, second), "heldout": (second, len(windows))}
-    found = [(place, [windows[place]]) for place in range(*bounds[role])]
+    found = [(place, windows[place][0], [windows[place][1]]) for place in range(*bounds[role])]
     rng.shuffle(found)
     return found
 
@@ -113,11 +144,12 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens:
     if tokens < 2 or window < 8:
         raise UsageError(f"A token set of {tokens} tokens in windows of {window} is too small.", "Ask for 2 in windows of 8 or more.")
     rng = random.Random(f"windows:{role}:{seed}")
-    pools: list[tuple[int, list[Window]]] = []
+    pools: list[tuple[int, str, list[Window]]] = []
     have = first = 0
     few = len(texts) < len(ROLES)
-    for index, windows in _stretch(source, texts, encode, role, window, rng) if few else _dealt(texts, encode, role, window, seed, rng):
-        pools.append((index, windows))
+    drawn = _stretch(source, texts, encode, role, window, rng) if few else _dealt(texts, encode, role, window, seed, rng)
+    for index, named, windows in drawn:
+        pools.append((index, named, windows))
         have += sum(map(len, windows))
         first += len(windows[0]) if windows else 0
         # Encoding is the slow part: stop once the first window of every document so far is enough, as no later one is needed then.
@@ -130,16 +162,18 @@ def build(source: str, texts: Sequence[str], encode: Encode, role: Role, tokens:
         )
     documents: list[Window] = []
     origins: list[int] = []
+    used: set[str] = set()
     left = tokens
     depth = 0
     while left > 0:
-        for index, windows in pools:
+        for index, named, windows in pools:
             if depth < len(windows) and left > 0:
                 piece = windows[depth][:left]
                 if left - len(piece) == 1:  # never leave a last window of one token: it has nothing to predict
                     piece = piece[:-1]
                 documents.append(piece)
                 origins.append(index)
+                used.add(named)
                 left -= len(piece)
         depth += 1
-    return TokenSet(f"{role}:{tokens}", role, source, seed, tuple(documents), tuple(origins))
+    return TokenSet(f"{role}:{tokens}", role, source, seed, tuple(documents), tuple(origins), tuple(sorted(used)))

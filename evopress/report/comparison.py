@@ -85,6 +85,7 @@ def footnotes(document: Document) -> list[str]:
         f" ended by: {search['reason']}"
         + ("" if search["reason"] == "finished" else " (the next question would pass that stop; raise it and repeat the command to go on)")
     )
+    notes += _before_the_search(document)
     notes += [f"note: {label}: {remark}" for label, remark in document["remarks"].items()]
     best = next(row["profile"] for row in rows if row["label"] == winner)
     same = [row["label"] for row in rows if row["profile"] == best and row["label"] != winner]
@@ -94,6 +95,20 @@ def footnotes(document: Document) -> list[str]:
         notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; raise --max-tokens")
     if not search["evaluations"] and search["reason"] != "finished":  # a searcher that measures nothing is finished at once
         notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; raise --max-tokens")
+    return notes
+
+
+def _before_the_search(document: Document) -> list[str]:
+    """What was there when it began, and is not counted in it; files of earlier versions do not tell."""
+    notes = []
+    if bank := document.get("bank"):
+        took = "" if bank["seconds"] is None else f", {bank['seconds']:,.0f} s to build"
+        notes.append(
+            f"bank, beside the search: {bank['bytes'] / 2**20:,.0f} MiB, calibrated on {bank['calibration_tokens']:,} tokens{took}"
+        )
+    for need, count in document.get("known", {}).items():
+        what = {"known_slopes": "backward passes", "known_trials": "trials"}[need]
+        notes.append(f"start: from what {count} {what} of earlier searches told, beside the search (--fresh leaves them out)")
     return notes
 
 

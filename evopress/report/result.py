@@ -31,6 +31,12 @@ def result_json(run: Run) -> Document:
         "environment": _environment(run.history[-1]) if run.history else {},
         "executions": [_execution(execution) for execution in run.history],
         "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
+        "bank": {
+            "bytes": run.plan.bank_bytes,
+            "calibration_tokens": run.study.calibration_tokens,
+            "seconds": None if run.bank_seconds is None else round(run.bank_seconds, 3),
+        },
+        "known": dict(run.known),
         "search": {
             "evaluations": totals.evaluations,
             "generations": totals.generation,

@@ -39,7 +39,7 @@ TRADES_AFTER = 3
 class Guided(Searcher):
     """Slopes, exact proposals, races.
 
-    rounds: at most so many. slope_tokens: tokens of a backward pass. memory: share of what earlier slopes told that is kept when new ones
+    rounds: at most so many. slope_tokens: tokens of a backward pass. fading: share of what earlier slopes told that is kept when new ones
     come in. looks: (candidates, tokens so far) of a race. alpha: chance that a race accepts what is no better. start_tokens: tokens on
     which the starts are ranked. probe_tokens: tokens of a probe, the descent's too. probes: droppable genes probed a round. patience:
     rounds in a row without a winner at the shortest distance before screened moves begin; local_looks, local_alpha: of their races;
@@ -49,7 +49,7 @@ class Guided(Searcher):
 
     name: ClassVar[str] = "guided"
     strays: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "slopes", "memory"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "slopes", "known_slopes"})
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Guided(Searcher):
         *,
         rounds: int = 1000,
         slope_tokens: int = 2048,
-        memory: float = 0.8,
+        fading: float = 0.8,
         looks: Sequence[Sequence[int]] = ((4, 1024), (1, 4096)),
         alpha: float = 0.3,
         start_tokens: int = 2048,
@@ -84,7 +84,7 @@ class Guided(Searcher):
         self.ledger = ledger_of(problem)
         self._starts = known_starts(problem, self.ledger)
         self._best = self._answer = self._starts[0]
-        self._parabolas = Parabolas(self.ledger, problem.errors, check_share("memory", memory))
+        self._parabolas = Parabolas(self.ledger, problem.errors, check_share("fading", fading))
         self._deck = Deck(problem, rng)
         self._screening = Screening(problem, self.ledger, rng)
         self._check_text()
@@ -131,11 +131,11 @@ class Guided(Searcher):
 
     def _continued(self) -> list[Genotype]:
         """The exact answer to this budget by what earlier searches learnt, from where the last one ended; none where nothing is known."""
-        if not self.problem.memory or not self.ledger.plain:
+        if not self.problem.known_slopes or not self.ledger.plain:
             return []
-        for genotype, slopes in reversed(self.problem.memory):
+        for genotype, slopes in reversed(self.problem.known_slopes):
             self._parabolas.learn(Draft(self.ledger, genotype), slopes)
-        last = self.problem.memory[0][0]
+        last = self.problem.known_slopes[0][0]
         return [propose(self.ledger, last, self._parabolas.changes(Draft(self.ledger, last)), 1.0)]
 
     def _model_rounds(self) -> Generator[Ask, Sequence[Trial], int]:

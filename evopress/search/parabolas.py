@@ -27,12 +27,12 @@ LEAST = 0.1
 class Parabolas:
     """Factors k of the linear sites, and measured changes of droppable genes.
 
-    memory: share of what was learnt before that is kept when new slopes come in. drops: gene -> what its dropping changes, or changed;
+    fading: share of what was learnt before that is kept when new slopes come in. drops: gene -> what its dropping changes, or changed;
     genes that were never measured are not in it.
     """
 
-    def __init__(self, ledger: Ledger, errors: Sequence[Sequence[float]], memory: float) -> None:
-        self.ledger, self.errors, self.memory = ledger, errors, memory
+    def __init__(self, ledger: Ledger, errors: Sequence[Sequence[float]], fading: float) -> None:
+        self.ledger, self.errors, self.fading = ledger, errors, fading
         sites = ledger.space.sites
         self.drops: dict[int, float] = {}
         self._slopes = [0.0] * len(sites)  # Σ s, old ones fading
@@ -48,8 +48,8 @@ class Parabolas:
         for position, site in enumerate(self.ledger.space.sites):
             error = self.errors[position][draft.picks[position]]
             if site.kind == "linear" and error > 0 and not draft.dark[position]:
-                self._slopes[position] = self.memory * self._slopes[position] - slopes[position]
-                self._errors[position] = self.memory * self._errors[position] + error
+                self._slopes[position] = self.fading * self._slopes[position] - slopes[position]
+                self._errors[position] = self.fading * self._errors[position] + error
 
     def factors(self) -> list[float]:
         """k per site: the site's own, drawn towards its role's and never below a share of it.

@@ -53,7 +53,7 @@ class Predictor(Searcher):
 
     name: ClassVar[str] = "predictor"
     paper: ClassVar[str] = "EQ-Net: Towards Unified Deep Quantization, 2023, arXiv 2308.03213"
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "trials"})
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"errors", "known_trials"})
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Predictor(Searcher):
         self._weights: list[float] = []
         self._slices: list[str] = []
         self._seen: dict[Genotype, Genotype] = {}
-        for trial in reversed(problem.trials):
+        for trial in reversed(problem.known_trials):
             self._keep(trial.genotype, trial.fitness, trial.weight, trial.slice)
 
     @property
@@ -100,7 +100,7 @@ class Predictor(Searcher):
         if not self.ledger.movable:
             return
         self._seen[self.ledger.key(self._champion.best)] = self._champion.best
-        if len({trial.genotype for trial in self.problem.trials}) < self.startup:
+        if len({trial.genotype for trial in self.problem.known_trials}) < self.startup:
             chosen = self._first()
         else:
             self._refit()

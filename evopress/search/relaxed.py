@@ -35,7 +35,7 @@ from evopress.search.ledger import Draft, Ledger, ledger_of
 from evopress.search.options import check_count, check_positive
 from evopress.search.policies import Floats, around, likeliest
 
-MEMORY = 0.8
+FADING = 0.8
 """Share of the running size of gradients that is kept when a new one comes in."""
 
 
@@ -93,7 +93,7 @@ class Relaxed(Searcher):
             (trial,) = yield from self._champion.measure([drawn], number, slopes=True)
             gradient = mixing_gradient(self.ledger, self.problem.errors, drawn, trial.slopes)
             found = step_size(gradient)
-            size = MEMORY * size + (1 - MEMORY) * found if size else found
+            size = FADING * size + (1 - FADING) * found if size else found
             for own, slope in zip(logits, gradient, strict=True):
                 own -= self.rate * slope / size if size else 0.0
             if number % self.every == 0 or number == self.rounds:

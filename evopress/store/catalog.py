@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from evopress.api import Cost, Level, NotFound, Profile, Site, Slice, UsageError
 from evopress.store.database import chunks, insert, plain
-from evopress.store.rows import ProfileRow, TokenSetRow
+from evopress.store.rows import ProfileRow, Role, TokenSetRow
 from evopress.store.schema import Layouts, Levels, Models, Profiles, Sites, Slices, TokenSets
 
 
@@ -152,8 +152,29 @@ def load_slice(conn: Connection, digest: str) -> Slice:
 def save_token_set(conn: Connection, row: TokenSetRow) -> int:
     """Store a token set in its role; returns its id."""
     rest = {name: getattr(row, name) for name in ("name", "source", "documents", "tokens", "seed", "model")}
-    rest["origins"] = list(row.origins)
-    return ensure(conn, TokenSets, {"digest": row.digest, "role": row.role}, rest)
+    rest |= {"origins": list(row.origins), "texts": list(row.texts)}
+    found = ensure(conn, TokenSets, {"digest": row.digest, "role": row.role}, rest)
+    if row.texts:  # an older program did not tell
+        conn.execute(update(TokenSets).where(TokenSets.id == found).values(texts=list(row.texts)))
+    return found
+
+
+def token_sets(conn: Connection, role: Role) -> list[TokenSetRow]:
+    """The token sets of a role."""
+    names = ("name", "role", "digest", "source", "documents", "tokens", "seed", "model", "origins", "texts")
+    query = select(*(getattr(TokenSets, name) for name in names)).where(TokenSets.role == role).order_by(TokenSets.id)
+    found = [dict(zip(names, row, strict=True)) for row in conn.execute(query)]
+    return [TokenSetRow(**{**row, "origins": tuple(row["origins"]), "texts": tuple(row["texts"])}) for row in found]
+
+
+def alike(conn: Connection, sites: Sequence[Site]) -> list[int]:
+    """Ids of the models that have exactly these sites: the same names, kinds and shapes."""
+    wanted = [(site.name, site.kind, *site.shape) for site in sites]
+    found: dict[int, list[tuple[str, str, int, int]]] = {}
+    columns = (Sites.model_id, Sites.name, Sites.kind, Sites.rows, Sites.columns)
+    for model_id, *about in conn.execute(select(*columns).order_by(Sites.model_id, Sites.position)):
+        found.setdefault(model_id, []).append(tuple(about))  # type: ignore[arg-type]
+    return [model_id for model_id, known in found.items() if known == wanted]
 
 
 def origins(conn: Connection, slice: str) -> list[int] | None:

@@ -5,28 +5,39 @@ Reads rows; decides nothing. Called by the store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from evopress.api import Profile
-from evopress.store.catalog import layout_digest, load_profiles
+from evopress.api import Profile, Site
+from evopress.store.catalog import alike, layout_digest, load_profiles
 from evopress.store.rows import ProfileRow
-from evopress.store.schema import DocumentValues, Layouts, Profiles, Slices, Slopes, TokenSets, Trials
+from evopress.store.schema import DocumentValues, Layouts, Profiles, Slices, Slopes, Trials
 
-MOST_SLOPES, MOST_TRIALS = 200, 2000
-"""Rows read, at most."""
+PAGE = 500
+"""Rows read at a time."""
+Accept = Callable[[Profile], bool]
 
 
 @dataclass(frozen=True)
-class Text:
-    """What a trial was measured on, as of its token set: the name of the source, and the numbers of its documents (none: not known)."""
+class Earlier:
+    """Which trials are wanted.
 
-    source: str
-    origins: frozenset[int]
+    sites: of the model; a model with the same names, kinds and shapes counts as well. over: names of the sites that profiles are over.
+    before: a time. token_sets: digests of those that may have been measured on. accept: which profiles. most: so many.
+    """
+
+    sites: Sequence[Site]
+    over: Sequence[str]
+    fitness: str
+    before: float
+    token_sets: Collection[str]
+    accept: Accept
+    most: int
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,6 @@ class RememberedSlopes:
 
     profile: Profile
     slopes: tuple[float, ...]
-    text: Text
 
 
 @dataclass(frozen=True)
@@ -49,45 +59,45 @@ class RememberedTrial:
     bank: str
     numerics: str
     slice: str
-    text: Text
 
 
-def slopes_before(conn: Connection, sites: Sequence[str], fitness: str, before: float) -> list[RememberedSlopes]:
-    """The newest stored slopes of profiles over exactly these sites, older than a time, newest first. One model's or another's."""
-    query = _earlier(sites, fitness, before, Slopes.changes).join(Slopes, Slopes.trial_id == Trials.id).limit(MOST_SLOPES)
-    return [RememberedSlopes(stored.profile, tuple(map(float, row.changes)), _text(row)) for row, stored in _read(conn, query)]
+def slopes_before(conn: Connection, wanted: Earlier) -> list[RememberedSlopes]:
+    """The newest stored slopes of earlier trials, newest first."""
+    query = _trials(conn, wanted, Slopes.changes).join(Slopes, Slopes.trial_id == Trials.id)
+    return [RememberedSlopes(stored.profile, tuple(map(float, row.changes))) for row, stored in _read(conn, query, wanted)]
 
 
-def trials_before(conn: Connection, sites: Sequence[str], fitness: str, before: float) -> list[RememberedTrial]:
-    """The newest trials of profiles over exactly these sites, older than a time, newest first. One model's or another's."""
+def trials_before(conn: Connection, wanted: Earlier) -> list[RememberedTrial]:
+    """The newest earlier trials, newest first."""
     weight = select(func.sum(DocumentValues.weight)).where(DocumentValues.trial_id == Trials.id).scalar_subquery().label("weight")
     return [
-        RememberedTrial(stored.profile, row.mean, float(row.weight), stored.model_digest, stored.bank, row.numerics, row.slice, _text(row))
-        for row, stored in _read(conn, _earlier(sites, fitness, before, weight).limit(MOST_TRIALS))
+        RememberedTrial(stored.profile, row.mean, float(row.weight), stored.model_digest, stored.bank, row.numerics, row.slice)
+        for row, stored in _read(conn, _trials(conn, wanted, weight), wanted)
     ]
 
 
-def _earlier(sites: Sequence[str], fitness: str, before: float, told: ColumnElement[Any] | InstrumentedAttribute[Any]) -> Select[Any]:
-    """Trials on search text with their profile, slice and text, and one more column."""
-    measured = (Trials.profile_id, Trials.mean, Trials.numerics)
-    text = (Slices.digest.label("slice"), Slices.documents, TokenSets.source, TokenSets.origins)
+def _trials(conn: Connection, wanted: Earlier, told: ColumnElement[Any] | InstrumentedAttribute[Any]) -> Select[Any]:
+    """The trials with their profile and slice, and one more column."""
     return (
-        select(*measured, *text, told)
+        select(Trials.profile_id, Trials.mean, Trials.numerics, Slices.digest.label("slice"), told)
         .select_from(Trials)
         .join(Profiles, Profiles.id == Trials.profile_id)
         .join(Layouts, Layouts.id == Profiles.layout_id)
         .join(Slices, Slices.id == Trials.slice_id)
-        .join(TokenSets, TokenSets.digest == Slices.token_set)
-        .where(Layouts.digest == layout_digest(sites), Trials.fitness == fitness, Trials.created < before, TokenSets.role == "search")
+        .where(Layouts.digest == layout_digest(wanted.over), Profiles.model_id.in_(alike(conn, wanted.sites)))
+        .where(Trials.fitness == wanted.fitness, Trials.created < wanted.before, Slices.token_set.in_(wanted.token_sets))
         .order_by(Trials.created.desc(), Trials.id.desc())
     )
 
 
-def _read(conn: Connection, query: Select[Any]) -> list[tuple[Row[Any], ProfileRow]]:
-    rows = conn.execute(query).all()
-    profiles = load_profiles(conn, [row.profile_id for row in rows])
-    return [(row, profiles[row.profile_id]) for row in rows]
+def _read(conn: Connection, query: Select[Any], wanted: Earlier) -> Iterator[tuple[Row[Any], ProfileRow]]:
+    """Rows with their profiles, as many as are wanted of those that are accepted; a page at a time, for most may be of other methods."""
 
+    def accepted() -> Iterator[tuple[Row[Any], ProfileRow]]:
+        start = 0
+        while rows := conn.execute(query.limit(PAGE).offset(start)).all():
+            profiles = load_profiles(conn, [row.profile_id for row in rows])
+            yield from ((row, profiles[row.profile_id]) for row in rows if wanted.accept(profiles[row.profile_id].profile))
+            start += PAGE
 
-def _text(row: Row[Any]) -> Text:
-    return Text(row.source, frozenset(row.origins[index] for index, _ in row.documents) if row.origins else frozenset())
+    return islice(accepted(), wanted.most)

@@ -71,7 +71,7 @@ class StoredTrial:
 class TokenSetRow:
     """A named token set. role: what it is used for. model: digest of the model whose tokenizer made it. seed: of its selection.
 
-    origins: number of the source document of each window; windows of one document are not independent.
+    origins: number of the source document of each window; windows of one document are not independent. texts: what it was drawn from.
     """
 
     name: str
@@ -83,6 +83,7 @@ class TokenSetRow:
     seed: int
     model: str
     origins: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

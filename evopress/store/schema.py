@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every schema revision this program knows, oldest first; the last is the one it reads and writes."""
 VERSION_TABLE = "evo_alembic_version"
 NAMING = {
@@ -103,6 +103,7 @@ class TokenSets(Base):
     """A digested token set in one role (calibration, search, heldout).
 
     model: digest of the model whose tokenizer made it. origins: number of the source document of each window.
+    texts: names of what it was drawn from, as of `evopress.data.tokens.TokenSet`; [] where it is not known.
     """
 
     __tablename__ = "evo_token_sets"
@@ -117,6 +118,7 @@ class TokenSets(Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     model: Mapped[str]
     origins: Mapped[list[Any]] = mapped_column(server_default="[]")
+    texts: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class Slices(Base):

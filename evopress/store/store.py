@@ -20,7 +20,7 @@ from evopress.store import board, catalog, claims, history, measurements, rememb
 from evopress.store.claims import LEASE_SECONDS, ClaimResult, Owner
 from evopress.store.database import Database, insert
 from evopress.store.migrate import ensure_current
-from evopress.store.remembered import RememberedSlopes, RememberedTrial
+from evopress.store.remembered import Earlier, RememberedSlopes, RememberedTrial
 from evopress.store.rows import (
     BankEntry,
     BoardRow,
@@ -120,6 +120,10 @@ class Store:
         """A slice that was measured on. Raises NotFound."""
         return self.database.read(lambda conn: catalog.load_slice(conn, digest))
 
+    def token_sets(self, role: Role) -> list[TokenSetRow]:
+        """The token sets of a role."""
+        return self.database.read(lambda conn: catalog.token_sets(conn, role))
+
     def origins(self, slice: str) -> list[int] | None:
         """Number of the source document of each piece of a slice (digest), for tests over independent documents; None where unknown."""
         return self.database.read(lambda conn: catalog.origins(conn, slice))
@@ -181,13 +185,13 @@ class Store:
         measurements.check(key, trial)
         return self._with_ids(lambda conn, ids: measurements.put(conn, ids, key, trial, bits, run_id, self._clock()))
 
-    def slopes_before(self, sites: Sequence[str], fitness: str, before: float) -> list[RememberedSlopes]:
-        """The newest slopes of profiles over exactly these sites that are older than a time, newest first."""
-        return self.database.read(lambda conn: remembered.slopes_before(conn, sites, fitness, before))
+    def slopes_before(self, wanted: Earlier) -> list[RememberedSlopes]:
+        """The newest stored slopes of earlier trials, newest first."""
+        return self.database.read(lambda conn: remembered.slopes_before(conn, wanted))
 
-    def trials_before(self, sites: Sequence[str], fitness: str, before: float) -> list[RememberedTrial]:
-        """The newest trials on search text of profiles over exactly these sites that are older than a time, newest first."""
-        return self.database.read(lambda conn: remembered.trials_before(conn, sites, fitness, before))
+    def trials_before(self, wanted: Earlier) -> list[RememberedTrial]:
+        """The newest earlier trials, newest first."""
+        return self.database.read(lambda conn: remembered.trials_before(conn, wanted))
 
     def document_values(self, trial_ids: Iterable[int]) -> dict[int, tuple[tuple[float, ...], tuple[int, ...]]]:
         """Trial id -> (values, weights) per document, in the order of the slice: what paired tests need."""

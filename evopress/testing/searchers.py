@@ -23,10 +23,10 @@ from evopress.api import (
     Budget,
     Cost,
     EvopressError,
+    KnownTrial,
     Level,
     Problem,
     Profile,
-    Recalled,
     Searcher,
     Site,
     SiteKind,
@@ -274,8 +274,8 @@ def _remembering(problem: Problem) -> Problem:
     slopes = planted_slopes(function, space, space.profile(wide))
     drawn = [tuple(rng.randrange(len(space.choices(gene))) for gene in range(len(space.genes))) for _ in range(30)]
     ends = (wide, (0,) * len(space.genes))
-    trials = tuple(Recalled(genotype, function(space.profile(genotype)), 700.0, "earlier") for genotype in (*drawn, *ends))
-    return replace(problem, memory=((wide, slopes),), trials=trials)
+    trials = tuple(KnownTrial(genotype, function(space.profile(genotype)), 700.0, "earlier") for genotype in (*drawn, *ends))
+    return replace(problem, known_slopes=((wide, slopes),), known_trials=trials)
 
 
 def degenerate_problems() -> dict[str, Problem]:

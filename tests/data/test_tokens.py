@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evopress.api import UsageError
 from evopress.data import sources
-from evopress.data.tokens import ROLES, build
+from evopress.data.tokens import ROLES, build, overlap
 
 
 def encode(text):
@@ -90,3 +90,18 @@ def test_the_default_text_keeps_its_tokens():
 
     digests = [build("sotu", texts, bytes_of, role, 16_384, 512, 0).digest[:12] for role in ROLES]
     assert digests == ["5f380d69d03e", "50223b819f0f", "4a7c32e3f797"]
+
+
+def test_sets_that_may_share_text_are_told_from_those_that_cannot():
+    def drawn(documents, role, seed=0, window=16):
+        return build("planted", documents, encode, role, 60, window, seed).texts
+
+    many, one = texts(12, 40), ["".join(chr(1000 + i % 90) for i in range(900))]
+    for documents in (many, one):
+        assert not overlap(drawn(documents, "search"), drawn(documents, "heldout"))
+        assert overlap(drawn(documents, "search"), drawn(documents, "search"))
+    assert overlap(drawn(many, "search", seed=1), drawn(many, "heldout"))
+    assert overlap(drawn(many[::-1], "search"), drawn(many, "heldout")), "by what stands in them, not by their numbers"
+    assert overlap(drawn(one, "search", window=20), drawn(one, "heldout")), "cut otherwise, nobody knows"
+    assert overlap([drawn(one, "search")[0].partition("@")[0]], drawn(one, "heldout")), "a whole document, and a stretch of it"
+    assert not overlap(drawn(many, "search"), drawn(texts(24, 50)[12:], "search"))

@@ -301,12 +301,16 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
     totals = SimpleNamespace(evaluations=12, generation=3, tokens=4096, seconds=3.0)
     run: Any = SimpleNamespace(
         study=study,
-        plan=SimpleNamespace(ref=SimpleNamespace(name="tiny"), budgets=(Budget("bits=3.0", "bytes", 200),), coverage=0.999),
+        plan=SimpleNamespace(
+            ref=SimpleNamespace(name="tiny"), budgets=(Budget("bits=3.0", "bytes", 200),), coverage=0.999, bank_bytes=2**21
+        ),
         rows=rows,
         best=SimpleNamespace(label="evolve"),
         outcome=SimpleNamespace(totals=totals, reason="tokens"),
         history=(execution("abc123", 100.0, 104.5), execution("def456+", 200.0, 201.0)),
         remarks={},
+        known={"known_slopes": 7},
+        bank_seconds=61.0,
     )
     write(tmp_path, "demo.json", result_json(run))
     page = leaderboard_markdown(tmp_path)
@@ -318,6 +322,8 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
     assert "evolve beats uniform" in page
     assert "- commit abc123, def456+, Xeon" in page
     assert "- executions: 2, wall time 4 s, 1 s" in page
+    assert "- bank, beside the search: 2 MiB, calibrated on 32,768 tokens, 61 s to build" in page
+    assert "- start: from what 7 backward passes of earlier searches told, beside the search (--fresh leaves them out)" in page
     assert "kernels, evolve: torch-int4" in page
     assert f"study {study.digest[:12]}, seed 0" in page
     assert "commit abc123, def456+" in page

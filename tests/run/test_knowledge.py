@@ -93,7 +93,7 @@ def test_a_later_run_reads_what_an_earlier_one_computed(tiny: Tiny, home_of_fact
     assert spectra > 0
     assert known.seconds(["outliers"]) == known.seconds(["energies", "outliers", "errors"]) == inputs
     assert known.seconds(["outliers", "spectra"]) == pytest.approx(inputs + spectra)
-    assert known.seconds(["errors", "memory"]) == 0
+    assert known.seconds(["errors", "known_slopes"]) == 0
 
 
 def test_slopes_are_no_fact_of_a_site(tiny: Tiny, home_of_facts: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_second_budget_starts_from_the_exact_answer_by_what_the_first_search_l
     searcher = Guided(first, random.Random(seed), rounds=8, **SMALL)
     history = follow(searcher, measure_with(function, first.space))
     known = [(first.space.genotype(trial.profile), trial.slopes) for ask, (trial, *_) in history if ask.slopes]
-    second = replace(first, budgets=(budget_between(first.space, "bytes", share),), memory=tuple(reversed(known)))
+    second = replace(first, budgets=(budget_between(first.space, "bytes", share),), known_slopes=tuple(reversed(known)))
 
     def best_start(problem: Problem) -> float:
         ask = Guided(problem, random.Random(seed), **SMALL).ask()
@@ -169,7 +169,7 @@ def test_a_second_budget_starts_from_the_exact_answer_by_what_the_first_search_l
         return min(map(function, ask.profiles))
 
     optimum = function(second.space.profile(solve(Ledger(second.space, second.budgets, terms)).genotype))
-    assert best_start(second) - optimum < 0.7 * (best_start(replace(second, memory=())) - optimum)
+    assert best_start(second) - optimum < 0.7 * (best_start(replace(second, known_slopes=())) - optimum)
 
 
 def test_after_every_screened_round_the_incumbent_is_what_all_trials_say_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_the_lazy_descent_drops_what_looking_at_everything_again_would_drop(seed
 def test_it_says_what_is_wrong_with_its_options() -> None:
     problem = quantised()
     for options, message in (
-        ({"memory": 1.0}, "Option memory=1.0 is not a share"),
+        ({"fading": 1.0}, "Option fading=1.0 is not a share"),
         ({"alpha": -0.1}, "Option alpha=-0.1 is not a chance"),
         ({"slope_tokens": 10**9}, "guided asks for 1,000,000,000 tokens a question, but the search set holds 42,000"),
         ({"rounds": 1.5}, "Option rounds=1.5 is not an integer"),

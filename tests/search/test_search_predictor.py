@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from evopress.api import Budget, Genotype, Problem, Recalled, UsageError
+from evopress.api import Budget, Genotype, KnownTrial, Problem, UsageError
 from evopress.search.evolve import Evolve
 from evopress.search.knapsack import error_of
 from evopress.search.ledger import Ledger, ledger_of
@@ -214,7 +214,7 @@ def test_trials_of_an_earlier_search_save_evaluations() -> None:
         wide = planted_problem(space, share=0.6, seed=seed)
         history = follow(Predictor(wide, random.Random(99), rounds=12, **SMALL), measure_with(function, space, 0.01))
         trials = tuple(
-            Recalled(space.genotype(trial.profile), trial.fitness, float(sum(trial.weights)), f"wide {ask.slice.digest}")
+            KnownTrial(space.genotype(trial.profile), trial.fitness, float(sum(trial.weights)), f"wide {ask.slice.digest}")
             for ask, answer in reversed(history)
             for trial in answer
         )
@@ -222,7 +222,7 @@ def test_trials_of_an_earlier_search_save_evaluations() -> None:
         follow(best, measure_with(function, space))
         start = min(function(space.profile(genotype)) for genotype in known_starts(problem, ledger_of(problem)))
         target = start + 0.8 * (function(best.incumbent) - start)
-        told.append(evaluations_to(Predictor(replace(problem, trials=trials), random.Random(seed), **SMALL), function, target, 900))
+        told.append(evaluations_to(Predictor(replace(problem, known_trials=trials), random.Random(seed), **SMALL), function, target, 900))
         untold.append(evaluations_to(Predictor(problem, random.Random(seed), **SMALL), function, target, 900))
     assert np.mean(told) < 0.8 * np.mean(untold), (told, untold)
 
