@@ -141,16 +141,15 @@ def committed() -> list[tuple[Path, Path]]:
     files = sorted((ROOT / "studies").glob("*.toml"))
     found = [(file, Contest.read(file)) for file in files if "\n[entrants]" in file.read_text(encoding="utf-8")]
     assert found, "no study file is a contest any more"
-    pairs = [(file, ROOT / "results" / f"{made.name}.json") for file, made in found if made.claims]
-    return [(file, result) for file, result in pairs if result.exists()]
+    return [(file, ROOT / "results" / f"{made.name}.json") for file, made in found if made.claims]
 
 
-def test_every_committed_claim_whose_runs_are_complete_holds() -> None:
+def test_every_committed_claim_is_measured_and_holds() -> None:
     for file, result in committed():
         made, measured = Contest.read(file), read_document(result)
         check_belongs(measured, made, result)
         assert not measured["quick"]
-        broken = [claim_cells(found) for found in judge(measured, made) if found.state == "fails"]
+        broken = [claim_cells(found) for found in judge(measured, made) if found.state != "holds"]
         assert not broken, f"{file.name}: {broken}"
 
 

@@ -52,6 +52,26 @@ def test_the_published_search_and_guided(name: str) -> None:
     assert row in README
 
 
+def test_what_is_left_with_the_bank_paid_by_both() -> None:
+    verdicts = [judge(document, contest) for contest, document in map(measured, TITLES)]
+    tokens, seconds = ([f"{found[at].with_bank or 0:.0f}" for found in verdicts] for at in (0, 1))
+    wanted = (
+        f"it is {tokens[0]}, {tokens[1]} and {tokens[2]} times fewer tokens, and {seconds[0]}, {seconds[1]} and {seconds[2]} times less"
+    )
+    assert wanted in README
+    assert max(found[2].p or 1.0 for found in verdicts) < 1e-5
+
+
+def test_what_certainty_costs_in_a_race() -> None:
+    contest, document = measured("search-races")
+    ends = {row.label: f"{row.fitness.mean:.3f}" for row in standings(document)}
+    text = " ".join((ROOT / "docs" / "method.md").read_text(encoding="utf-8").split())
+    fixed, strict = ends["fixed-rungs"], ends["strict"]
+    wanted = f"α = 0.3 ends at {ends['guided']} nats, whoever-is-ahead-wins (α = 1, fixed rungs) at {fixed}, and α = 0.05 at {strict}"
+    assert wanted in text, (wanted, ends)
+    assert contest.seeds == (0, 1, 2)
+
+
 def test_every_searcher_at_80_000_token_forwards() -> None:
     """And what asks nothing; best first by the mean rank over the contests that it is in."""
     table: dict[str, list[str]] = {}
@@ -107,6 +127,7 @@ def test_how_fast_candidates_are_measured() -> None:
         f"is {tokens / found['floor_seconds']:,.0f} tokens/s",
         f"memory is {found['peak_bytes'] / 2**30:.2f} GiB",
     )
+    assert ratio["median"] >= 0.8, "no slower than four fifths of a bare pass"
     text = " ".join(README.split())
     for sentence in sentences:
         assert sentence in text
