@@ -22,7 +22,7 @@ from evopress.report.statistics import paired
 if TYPE_CHECKING:
     from evopress.api.contest import Claim, Contest
 
-State = Literal["holds", "fails", "not measured yet", "quick, no evidence"]
+State = Literal["holds", "fails", "not measured yet", "quick, no evidence", "not on one machine"]
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -31,7 +31,7 @@ class Verdict:
     """A claim with what was found. low, high: of the interval. n: seeds, or independent held-out documents.
 
     with_bank: the value where entrant and baseline both pay for the bank too (None: its cost is not known, or it is a fitness).
-    missing: runs that are not there yet, as `label seed`. note: what a reader must know.
+    missing: runs that are not there yet, as `label seed`; machines, where seconds were taken on several. note: what a reader must know.
     """
 
     claim: Claim
@@ -67,8 +67,17 @@ def _verdict(document: Document, contest: Contest, claim: Claim) -> Verdict:
     if missing:
         return Verdict(claim, "not measured yet", missing=missing)
     pairs = [(entrants[seed], baselines[seed]) for seed in contest.seeds]
+    machines = {_machine(run) for pair in pairs for run in pair if run["tokens"]}
+    if claim.metric == "seconds" and len(machines) > 1:
+        return Verdict(claim, "not on one machine", missing=tuple(sorted(machines)))
     found = _difference(document, contest, claim, pairs) if claim.metric == "fitness" else _ratio(document, claim, pairs)
     return replace(found, state="quick, no evidence") if document["quick"] else found
+
+
+def _machine(run: Entry) -> str:
+    """What seconds depend on beside the search: times taken on two machines are not set side by side."""
+    about = run["environment"]
+    return ", ".join(str(about[key]) for key in ("cpu", "gpu", "device", "threads", "arithmetic") if key in about)
 
 
 def _difference(document: Document, contest: Contest, claim: Claim, pairs: Sequence[tuple[Entry, Entry]]) -> Verdict:

@@ -87,7 +87,7 @@ class Screening:
     def candidates(self, best: Genotype, count: int, trades: bool = True) -> list[Genotype]:
         """At most so many distinct mutants of `best` that were not refused, best guess first; fewer where no others turn up.
 
-        trades: whether they may have dropped more of one kind for less of another. By what was learnt last.
+        trades: whether they may drop more of one kind and less of another. By what was learnt last.
         """
         present, dropped = self._ledger.key(best), self._dropped(best)
         drawn: dict[Genotype, Genotype] = {}

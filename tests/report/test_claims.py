@@ -43,6 +43,16 @@ def test_seconds_are_counted_alike_and_an_unknown_bank_leaves_its_column_empty()
     assert verdict(claim("seconds", ">=", 2.5), *runs).with_bank == (10 + 1) / (4 + 1)
 
 
+def test_seconds_of_two_machines_are_not_set_side_by_side() -> None:
+    slow, fast = run("slow", 0, SLOW), run("fast", 0, FAST)
+    slow["environment"], fast["environment"] = ({"cpu": "Xeon", "threads": threads} for threads in (1, 2))
+    found = verdict(claim("seconds", ">=", 2), slow, fast)
+    assert (found.state, found.missing) == ("not on one machine", ("Xeon, 1", "Xeon, 2"))
+    assert claim_cells(found)[-1] == "not on one machine: Xeon, 1, Xeon, 2"
+    assert not all_hold([found])
+    assert verdict(claim("tokens", ">=", 5), slow, fast).state == "holds"
+
+
 def test_the_value_is_the_median_over_seeds_and_the_worst_seed_decides() -> None:
     runs = [run("slow", seed, SLOW) for seed in range(3)] + [run("fast", 0, FAST), run("fast", 1, LATE), run("fast", 2, FAST)]
     found = verdict(claim("tokens", ">=", 3), *runs, seeds=(0, 1, 2))

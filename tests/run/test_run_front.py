@@ -33,7 +33,21 @@ def test_a_run_of_nsga2_shows_its_front(tiny: Tiny, tmp_path: Path) -> None:
         board = {row.label for row in pareto_rows(store.leaderboard(), "kl")}
     points = {row.label: (float(row.cost.bytes), row.kl.mean) for row in run.rows}
     alive = {label for label, point in points.items() if not any(dominates(other, point) for other in points.values())}
-    assert alive & {row.label for row in front} == board & {row.label for row in front}
+    ours = {row.label for row in front}
+    assert alive & ours == board & ours
+    assert alive & ours, "none of the front is on the front of what was held out"
+
+
+def test_a_smaller_front_leaves_no_label_of_a_larger_one(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny_study.run(tiny, tmp_path, searcher=NSGA2, baselines=("uniform",), stop_tokens=4000)
+    with Store.open(tiny_study.url(tmp_path)) as store:
+        study = store.find_study(run.study.name).id
+        stale = store.results(study)[0].profile_id
+        store.put_result(study, "nsga2 front 99", stale, role="front")
+        longer = tiny_study.run(tiny, tmp_path, searcher=NSGA2, baselines=("uniform",))
+        assert longer.outcome.totals.tokens > run.outcome.totals.tokens
+        kept = {result.label for result in store.results(study) if result.role == "front"}
+    assert kept == {row.label for row in longer.rows if row.label.startswith("nsga2 front ")}
 
 
 @pytest.mark.parametrize(("count", "most"), [(3, 8), (8, 8), (40, 8)])
@@ -47,4 +61,11 @@ def test_a_thinned_front_keeps_its_ends_and_order(count: int, most: int) -> None
     assert kept[-1] == front[-1]
     assert len(kept) <= most
     assert [front.index(profile) for profile in kept] == sorted(front.index(profile) for profile in kept)
-    assert len(kept) == count or len(kept) >= most // 2
+    sizes = [space.cost(profile).bytes for profile in front]
+    if count > most:
+        for step in range(most):
+            wanted = sizes[0] + step * (sizes[-1] - sizes[0]) / (most - 1)
+            nearest = min(abs(size - wanted) for size in sizes)
+            assert any(abs(space.cost(profile).bytes - wanted) == nearest for profile in kept)
+    else:
+        assert kept == front

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny_study
 from fork_server import Forks, Report
 from tiny_study import Contents, Tiny, Whole
@@ -37,6 +38,7 @@ def event(phase: str, number: int) -> Moment:
     return lambda report: report.get("event", {}).get("phase") == phase and next(seen) == number
 
 
+PREDICTOR = "predictor(rounds=4,batch=6,startup=6,virtual=32,tokens=64,looks=2x64|1x160)"
 GUIDED = "guided(slope_tokens=64,looks=4x64|1x160,local_looks=4x64|1x160,start_tokens=64,probe_tokens=32,rounds=5)"
 
 
@@ -62,6 +64,26 @@ def test_kills_of_a_guided_search_cost_at_most_one_evaluation_each(tiny: Tiny, f
         taken += kill(forks, request, event("search", number), rng.uniform(0, 0.01))
     taken += finish(forks, request)
     compare(storage_url, whole, taken, 4)
+
+
+@pytest.mark.parametrize("searcher", [GUIDED, PREDICTOR])
+def test_a_search_that_started_from_an_earlier_one_goes_on_from_the_same(tiny: Tiny, forks: Forks, tmp_path: Path, searcher: str) -> None:
+    """What it measured before the kill is not taken for what an earlier search left."""
+    later = {"name": "later", "searcher": searcher, "budgets": ("bits=3.4",), "baselines": ("uniform",)}
+    first = {"searcher": searcher, "baselines": ("uniform",)}
+    for home in ("whole", "home"):
+        tiny_study.run(tiny, tmp_path / home, **first)
+    known = tiny_study.run(tiny, tmp_path / "whole", **later).known
+    assert list(known) == ["known_slopes" if searcher == GUIDED else "known_trials"]
+    home = tmp_path / "home"
+    request = {"study": tiny_study.values(tiny, **later), "storage": tiny_study.url(home), "home": str(home)}
+    for number in (1, 3):
+        kill(forks, request, event("search", number))
+    finish(forks, request)
+    found, whole = (tiny_study.contents(tiny_study.url(tmp_path / name)) for name in ("home", "whole"))
+    assert found.trials == whole.trials
+    assert found.steps == whole.steps
+    assert found.results == whole.results
 
 
 def test_a_guided_search_of_drops_goes_on_from_its_descent_and_from_a_screened_round(tiny: Tiny, forks: Forks, tmp_path: Path) -> None:
