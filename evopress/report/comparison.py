@@ -80,8 +80,10 @@ def footnotes(document: Document) -> list[str]:
     notes = [verdict(document)]
     notes += [f"kernels, {row['label']}: {row['speed']['decode']['kernels']}" for row in rows if "decode" in row["speed"]]
     search = document["search"]
+    flops = f" (at most {search['flops'] / 1e12:,.1f} TFLOP)" if "flops" in search else ""
     notes.append(
-        f"search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards, {search['seconds']:,.0f} s of measuring,"
+        f"search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards{flops},"
+        f" {search['seconds']:,.0f} s of measuring,"
         f" ended by: {search['reason']}"
         + ("" if search["reason"] == "finished" else " (the next question would pass that stop; raise it and repeat the command to go on)")
     )

@@ -41,6 +41,7 @@ def result_json(run: Run) -> Document:
             "evaluations": totals.evaluations,
             "generations": totals.generation,
             "tokens": totals.tokens,
+            "flops": 2 * run.plan.sitemap.total_params * totals.tokens,
             "seconds": round(totals.seconds, 3),
             "reason": run.outcome.reason,
         },
