@@ -17,6 +17,7 @@ from evopress.api import (
     DROP,
     Budget,
     Cost,
+    EvopressError,
     Level,
     Method,
     Searcher,
@@ -155,7 +156,7 @@ def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str
         options = {DENSE: dense_cost(site.weights if site.kind == "linear" else site.own_params)}
         for method in methods:
             if site.kind in method.kinds:
-                found = {level: method.cost(site, level) for level in method.levels(site)}
+                found = _offered(method, site)
                 offered[method.name] += len(found)
                 options |= found
         ordered = order_levels(options)
@@ -165,6 +166,19 @@ def build_space(sitemap: SiteMap, methods: Sequence[Method], links: Sequence[str
         if not count:
             raise UsageError(f"Method {name!r} offers no level at any site of this model.", "Check its group size and its kinds of site.")
     return Space(sitemap.sites, tuple(levels), tuple(costs), dense_cost(sitemap.fixed_params), link_groups(sitemap.sites, links))
+
+
+def _offered(method: Method, site: Site) -> dict[Level, Cost]:
+    """Level -> cost. Raises UsageError for whatever the code of a plugin raises: most often options that it does not check."""
+    try:
+        return {level: method.cost(site, level) for level in method.levels(site)}
+    except EvopressError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{method} fails to offer levels at {site.name}: {type(error).__name__}: {error}.",
+            "If its options are as its documentation says, that is a bug of its plugin: evopress plugins check NAME.",
+        ) from error
 
 
 def link_groups(sites: Sequence[Site], links: Sequence[str]) -> tuple[tuple[int, ...], ...]:

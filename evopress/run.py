@@ -7,7 +7,7 @@ everything measured is read from the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,10 @@ class _Execution:
         front = {f"{cls.name} front {number}": profile for number, profile in enumerate(others, 1)}
         found.update(front)
         spent.update(dict.fromkeys(front, outcome.totals))
-        rows = self._compare(found, spent)
+        same = [name for name, profile in simple.items() if profile == outcome.best and name not in (*found, cls.name)]
+        if same:
+            self.remarks[cls.name] = f"it ended at the profile of {' and '.join(same)}, found without a search"
+        rows = self._compare(found, spent, front)
         if speed:
             timed = speeds(self.bench, found)
             rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
@@ -165,6 +168,9 @@ class _Execution:
         outcome = drive(searcher, measure, stops, self.clock, self._narrator(searcher, stops, uniform))
         if searcher.remark:
             self.remarks[name] = searcher.remark
+        elif rival and outcome.next_tokens is not None and not outcome.totals.evaluations:
+            taken = f"{outcome.next_tokens:,} tokens, and the search took {stops.tokens:,}"
+            self.remarks[name] = f"measured nothing: its first question takes {taken}"
         return outcome
 
     def _narrator(self, searcher: Searcher, stops: Stops, uniform: Profile | None) -> Callable[[Event], None]:
@@ -190,8 +196,11 @@ class _Execution:
 
         return tell
 
-    def _compare(self, found: Mapping[str, Profile], spent: Mapping[str, Totals]) -> tuple[Row, ...]:
-        """Measure every profile on all held-out documents: KL and the text's own likelihood."""
+    def _compare(self, found: Mapping[str, Profile], spent: Mapping[str, Totals], front: Collection[str]) -> tuple[Row, ...]:
+        """Measure every profile on all held-out documents: KL and the text's own likelihood.
+
+        front: labels of profiles of other sizes, which are not tested against uniform.
+        """
         slice_, origins = self.bench.texts.whole("heldout"), self.bench.tokens("heldout").origins
         trials: dict[str, dict[str, Trial]] = {}
         for number, (label, profile) in enumerate(found.items()):
@@ -202,7 +211,7 @@ class _Execution:
         for label, profile in found.items():
             kl, nll, mine = (trials[label][name] for name in ("kl", "perplexity", self.study.fitness))
             against = None
-            if "uniform" in found and label not in ("uniform", "dense"):
+            if "uniform" in found and label not in ("uniform", "dense", *front):
                 against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed, origins)
             kl_interval, nll_interval = (interval(trial.values, trial.weights, groups=origins) for trial in (kl, nll))
             took = spent.get(label, Totals())

@@ -13,7 +13,21 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import ABSENT, DENSE, DROP, Differentiable, Fitness, Level, NumericalError, Profile, Site, Slice, Trial, Variant
+from evopress.api import (
+    ABSENT,
+    DENSE,
+    DROP,
+    Differentiable,
+    Fitness,
+    Level,
+    NumericalError,
+    Profile,
+    Site,
+    Slice,
+    StorageError,
+    Trial,
+    Variant,
+)
 from evopress.bank.bank import Bank, Decoder, Recipe
 from evopress.bank.build import Task, build, tasks
 from evopress.bank.times import note_seconds, spent_seconds
@@ -170,7 +184,12 @@ class Workbench:
         return self.bank.error(self._tasks[(site.name, level)].key)
 
     def complete_bank(self) -> None:
-        """Build what is missing. Resumable; a kill costs at most one site."""
+        """Build what is missing. Resumable; a kill costs at most one site. Raises StorageError for a quota that it cannot meet."""
+        if self.bank.quota_bytes is not None and self.plan.bank_bytes > self.bank.quota_bytes:
+            raise StorageError(
+                f"The bank of this study takes {self.plan.bank_bytes:,} bytes, more than its quota of {self.bank.quota_bytes:,}.",
+                "Raise it with --bank-quota, or offer fewer levels.",
+            )
         if not self._missing():
             if not self.store.bank_entries(self.model_id, self.recipe.digest):  # built for another store
                 self._keep_bank_entries()

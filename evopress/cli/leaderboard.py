@@ -69,7 +69,10 @@ def leaderboard(
         if len(texts) > 1:
             say(f"note: these rows were measured on {len(texts)} different texts; compare within one study: --study NAME")
         if pareto:
-            say(f"note: no other row is as small, as low in {metric} and as fast at decoding; medians of speed, so near ones may be equal")
+            say(
+                f"note: no other row is as small, as low in {metric} and as fast at decoding; one without a speed counts as slowest,"
+                " and near medians may be equal"
+            )
         say(f"{len(rows)} rows from {where_from}; evopress profile show PROFILE prints one")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from evopress.cli.options import Device, Dtype, Json, Result, Storage
-from evopress.cli.output import print_json, print_table, say, storage_url
+from evopress.cli.output import print_json, print_table, storage_url
 from evopress.home import home
 
 
@@ -26,17 +26,21 @@ def bench(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Time the measuring of candidates against a bare forward pass of the same tokens; say what is reused and what the floor is."""
+    """Time the measuring of candidates against a bare forward pass of the same tokens; say what is reused and what the floor is.
+
+    Builds the study's bank first where it is not there yet.
+    """
     from evopress.api.study import Study
+    from evopress.cli.live import listening
     from evopress.report.bench_document import HEADER, note, rows, title
     from evopress.report.result import write_json
     from evopress.throughput import bench_study
 
     definition = Study.read(study_file) if study_file else Study.make({})
-    document = bench_study(
-        definition, storage_url(storage), home(), lambda progress: say(str(progress)), device or "cpu", dtype or "auto",
-        candidates, tokens, rounds,
-    )  # fmt: skip
+    with listening(definition.name) as listen:
+        document = bench_study(
+            definition, storage_url(storage), home(), listen, device or "cpu", dtype or "auto", candidates, tokens, rounds
+        )
     if result is not None:
         write_json(document, result, "Times are kept nowhere else: measure again with another --result.")
     if as_json:

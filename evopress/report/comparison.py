@@ -85,7 +85,7 @@ def footnotes(document: Document) -> list[str]:
         f"search: {search['evaluations']:,} evaluations, {search['tokens']:,} token-forwards{flops},"
         f" {search['seconds']:,.0f} s of measuring,"
         f" ended by: {search['reason']}"
-        + ("" if search["reason"] == "finished" else " (the next question would pass that stop; raise it and repeat the command to go on)")
+        + ("" if search["reason"] == "finished" else f" (the next question would pass it; {_further(search)}, and repeat the command)")
     )
     notes += _before_the_search(document)
     notes += [f"note: {label}: {remark}" for label, remark in document["remarks"].items()]
@@ -94,10 +94,16 @@ def footnotes(document: Document) -> list[str]:
     if same:
         notes.append(f"note: {winner} ended at the profile of {' and '.join(same)}; search longer to go beyond it")
     if search["evaluations"] and not search["generations"]:
-        notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; raise --max-tokens")
+        notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; {_further(search)}")
     if not search["evaluations"] and search["reason"] != "finished":  # a searcher that measures nothing is finished at once
-        notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; raise --max-tokens")
+        notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; {_further(search)}")
     return notes
+
+
+def _further(search: Mapping[str, Any]) -> str:
+    """How to let the next question through."""
+    wanted = search.get("next_tokens")
+    return f"raise --max-tokens to {wanted} or more" if wanted else "raise that stop"
 
 
 def _before_the_search(document: Document) -> list[str]:

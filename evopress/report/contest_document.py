@@ -65,6 +65,8 @@ def read_document(path: Path) -> Document:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFound(f"There is no result {path}.", "Make it: evopress study run FILE --result RESULT.json.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder.", "Name the file in it, e.g. search-bits.json.") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}.", "Move it away and run the contest again.") from error
     if not is_contest(document):

@@ -44,6 +44,7 @@ def result_json(run: Run) -> Document:
             "flops": 2 * run.plan.sitemap.total_params * totals.tokens,
             "seconds": round(totals.seconds, 3),
             "reason": run.outcome.reason,
+            "next_tokens": run.outcome.next_tokens,
         },
         "fitness": run.study.fitness,
         "winner": run.best.label,

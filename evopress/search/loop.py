@@ -59,13 +59,14 @@ class Event:
 class Outcome:
     """How a search ended. reason: `finished`, or the stop that was reached: generations, tokens, seconds, evaluations.
 
-    front: as of the searcher.
+    front: as of the searcher. next_tokens: what it would have come to with the question that the stop `tokens` did not let through.
     """
 
     best: Profile
     reason: str
     totals: Totals
     front: tuple[Profile, ...] = ()
+    next_tokens: int | None = None
 
 
 def drive(
@@ -86,7 +87,8 @@ def drive(
     while ask is not None:
         reason = _stop(ask, totals, stops)
         if reason:
-            return Outcome(_answer(searcher), reason, totals, searcher.front)
+            following_tokens = totals.tokens + ask.tokens if reason == "tokens" else None
+            return Outcome(_answer(searcher), reason, totals, searcher.front, following_tokens)
         trials = tuple(measure(ask))
         for trial in trials:
             _check_finite(trial)

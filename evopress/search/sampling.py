@@ -31,8 +31,8 @@ class Random(Searcher):
         problem: Problem,
         rng: random.Random,
         *,
-        candidates: int = 32,
-        rungs: Sequence[Sequence[int]] = ((1, 8192),),
+        candidates: int = 16,
+        rungs: Sequence[Sequence[int]] = ((2, 512), (1, 4096)),
         rounds: int = 1,
         evaluations: int = 0,
     ) -> None:

@@ -30,7 +30,7 @@ def study(conn: Connection, name: str, definition: Mapping[str, Any], digest: st
     if found.digest != digest:
         raise UsageError(
             f"Study {name!r} is in the store with another definition. {_differences(found.definition, plain(definition))}",
-            "Give the new definition another name (--study NAME), or put the old values back to resume it.",
+            f"Continue it as it is: evopress search resume {name}. Or give the new definition another name (--study NAME).",
         )
     return found
 

@@ -310,7 +310,7 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
         ),
         rows=rows,
         best=SimpleNamespace(label="evolve"),
-        outcome=SimpleNamespace(totals=totals, reason="tokens"),
+        outcome=SimpleNamespace(totals=totals, reason="tokens", next_tokens=5000),
         history=(execution("abc123", 100.0, 104.5), execution("def456+", 200.0, 201.0)),
         remarks={},
         known={"known_slopes": 7},

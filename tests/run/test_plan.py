@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import tiny_study
+from evopress_magnitude import Magnitude
 from tiny_study import Answer, Tiny
 
-from evopress.api import UsageError
+from evopress.api import Level, Site, UsageError
 from evopress.hooks.registry import Registry
 from evopress.plan import Plan, make_plan, missed_roles
 from evopress.run import facts
@@ -45,6 +49,27 @@ def test_a_space_that_misses_most_of_the_model_is_refused(tiny: Tiny, tmp_path: 
     )
     assert "least_coverage" in caught.value.hint
     assert plan(tiny, tmp_path, "rtn(bits=3,group=96)", least_coverage=0.1).coverage < 0.5
+
+
+@dataclass(frozen=True)
+class Careless(Magnitude):
+    """Divides by an option that it takes as it comes."""
+
+    name: ClassVar[str] = "careless"
+    group: Any = 32
+
+    def levels(self, site: Site) -> Sequence[Level]:
+        """Fails for a list of groups."""
+        return [Level.of(self.name, group=self.group)] if site.shape[1] % self.group == 0 else []
+
+
+def test_what_a_plugin_does_not_check_is_an_error_that_names_it(tiny: Tiny, tmp_path: Path) -> None:
+    known = Registry.load()
+    classes = {kind: dict(found) for kind, found in known.classes.items()}
+    classes["method"]["careless"] = Careless
+    study = tiny_study.study(tiny, methods=("careless(group=32|64)",), budgets=("params=1x",))
+    with pytest.raises(UsageError, match=r"Careless.* fails to offer levels at model\.layers\.0\..*: TypeError: .*evopress plugins check"):
+        make_plan(study, Registry(classes, known.plugins), tmp_path)
 
 
 def test_least_coverage_is_no_part_of_a_study(tiny: Tiny) -> None:

@@ -252,3 +252,25 @@ def test_a_search_on_a_handful_of_tokens_is_judged_by_held_out_text(tiny: Tiny, 
         verdicts.append(wins)
     assert not all(verdicts), "no search over-fitted its 16 tokens"
     assert "verdict: evolve beats uniform: -" in str(whole.run)
+
+
+def test_it_says_when_a_searcher_ends_where_it_started(tiny: Tiny, tmp_path: Path) -> None:
+    """Greedy and knapsack are computed before every search, so the note needs no such baseline in the table."""
+    run = tiny_study.run(tiny, tmp_path, searcher="evolve(generations=0,rungs=1x64)", baselines=("uniform",))
+    taken = [name for name in ("greedy", "knapsack") if name in run.remarks["evolve"]]
+    assert taken
+    assert f"note: evolve: it ended at the profile of {' and '.join(taken)}, found without a search" in str(run)
+
+
+def test_it_says_what_the_next_questions_take(tiny: Tiny, tmp_path: Path) -> None:
+    """Of a rival that had no tokens for its first one, and of the search itself."""
+    searcher = "guided(slope_tokens=32,looks=2x32|1x96,local_looks=2x32|1x96,start_tokens=32,probe_tokens=32)"
+    keys = {"searcher": searcher, "baselines": ("uniform", "random(candidates=8,rungs=1x64)"), "fresh": True}
+    run = tiny_study.run(tiny, tmp_path, **keys, stop_tokens=300)
+    spent = run.outcome.totals.tokens
+    assert run.remarks["random"] == f"measured nothing: its first question takes 512 tokens, and the search took {spent}"
+    wanted = run.outcome.next_tokens
+    assert wanted is not None
+    assert wanted > 300
+    assert f"raise --max-tokens to {wanted} or more" in str(run)
+    assert tiny_study.run(tiny, tmp_path, **keys, stop_tokens=wanted).outcome.totals.tokens == wanted

@@ -25,6 +25,7 @@ def test_a_run_of_nsga2_shows_its_front(tiny: Tiny, tmp_path: Path) -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] <= run.plan.budgets[0].limit
     assert all(row.profile != run.best.profile for row in front), "the winner is not shown twice"
+    assert all(row.against_uniform is None for row in front), "they are of other sizes"
     assert all(row.search_tokens == run.outcome.totals.tokens for row in front)
     assert "nsga2 front 1" in str(run)
     with Store.open(tiny_study.url(tmp_path)) as store:

@@ -171,7 +171,7 @@ def test_a_study_is_its_definition(store: Store) -> None:
     assert str(caught.value) == (
         "Study 'nightly' is in the store with another definition. Different: budget: ['bits=3.0'] then, ['bits=2.5'] now; "
         "search.offspring: absent then, 8 now. "
-        "Give the new definition another name (--study NAME), or put the old values back to resume it."
+        "Continue it as it is: evopress search resume nightly. Or give the new definition another name (--study NAME)."
     )
     assert store.find_study("nightly").definition == definition
     with pytest.raises(NotFound, match=r"Unknown study 'nightli' in the store\. Did you mean 'nightly'\? Known: nightly\."):
