@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,6 @@ class _Execution:
         self.bench, self.study_id, self.clock = bench, study_id, clock
         self.plan, self.study, self.space = bench.plan, bench.plan.study, bench.plan.space
         self.known = Known(bench)
-        self._memory: Memory | None = None
         self.remarks: dict[str, str] = {}
 
     def run(self, speed: bool) -> Run:
@@ -119,16 +119,18 @@ class _Execution:
         spent.update(dict.fromkeys(front, outcome.totals))
         same = [name for name, profile in simple.items() if profile == outcome.best and name not in (*found, cls.name)]
         if same:
-            self.remarks[cls.name] = f"it ended at the profile of {' and '.join(same)}, found without a search"
+            ended = f"it ended at the profile of {' and '.join(same)}, found without a search"
+            self.remarks[cls.name] = "; ".join(filter(None, (self.remarks.get(cls.name), ended)))
         rows = self._compare(found, spent, front)
         if speed:
             timed = speeds(self.bench, found)
             rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
         self._keep(rows, {"dense": "reference", cls.name: "winner", **dict.fromkeys(front, "front")})
         best = Best(cls.name, outcome.best, self.bench)
-        known: dict[str, int] = {} if self._memory is None else dict(self._memory.told)
-        where, took = self.bench.store.describe(), self.bench.bank_seconds
-        return Run(self.study, self.plan, rows, best, outcome, where, remarks=dict(self.remarks), known=known, bank_seconds=took)
+        return Run(
+            self.study, self.plan, rows, best, outcome, self.bench.store.describe(),
+            remarks=dict(self.remarks), known=self.memory.told, bank_seconds=self.bench.bank_seconds,
+        )  # fmt: skip
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
         """A fact of the sites, or what earlier searches left in the store, read when a searcher first needs it."""
@@ -136,9 +138,12 @@ class _Execution:
             return self.known(need)
         if self.study.fresh:
             return ()
-        if self._memory is None:
-            self._memory = Memory(self.bench, self.bench.store, self.bench.store.find_study(self.study.name).created)
-        return self._memory(need)
+        return self.memory(need)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the store held before this study was first started."""
+        return Memory(self.bench, self.bench.store, self.bench.store.find_study(self.study.name).created)
 
     def _drive(
         self,

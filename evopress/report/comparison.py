@@ -96,7 +96,7 @@ def footnotes(document: Document) -> list[str]:
     if search["evaluations"] and not search["generations"]:
         notes.append(f"note: the stop came before the first round, so {winner} is the best of what it started from; {_further(search)}")
     if not search["evaluations"] and search["reason"] != "finished":  # a searcher that measures nothing is finished at once
-        notes.append("note: nothing was measured in the search, because its stop is smaller than its first question; {_further(search)}")
+        notes.append(f"note: nothing was measured in the search, because its stop is smaller than its first question; {_further(search)}")
     return notes
 
 

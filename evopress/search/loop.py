@@ -87,8 +87,8 @@ def drive(
     while ask is not None:
         reason = _stop(ask, totals, stops)
         if reason:
-            following_tokens = totals.tokens + ask.tokens if reason == "tokens" else None
-            return Outcome(_answer(searcher), reason, totals, searcher.front, following_tokens)
+            next_tokens = totals.tokens + ask.tokens if reason == "tokens" else None
+            return Outcome(_answer(searcher), reason, totals, searcher.front, next_tokens)
         trials = tuple(measure(ask))
         for trial in trials:
             _check_finite(trial)

@@ -274,3 +274,8 @@ def test_it_says_what_the_next_questions_take(tiny: Tiny, tmp_path: Path) -> Non
     assert wanted > 300
     assert f"raise --max-tokens to {wanted} or more" in str(run)
     assert tiny_study.run(tiny, tmp_path, **keys, stop_tokens=wanted).outcome.totals.tokens == wanted
+    nothing = tiny_study.run(tiny, tmp_path, **keys, name="nothing", stop_tokens=10)
+    assert nothing.outcome.totals.evaluations == 0
+    first = f"its stop is smaller than its first question; raise --max-tokens to {nothing.outcome.next_tokens} or more"
+    assert first in str(nothing)
+    assert "{" not in str(nothing)
