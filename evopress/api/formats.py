@@ -7,11 +7,14 @@ Formats, by name:
     int{b}-g{n}    b-bit codes on an asymmetric grid per row and group of n consecutive columns, weight = (code - zero) * scale:
                    codes (R, ceil(C b / 8)) uint8, scales (R, G) float16, zeros (R, ceil(G b / 8)) uint8
     bitmask        mask (R, ceil(C / 8)) uint8, values (non-zeros,) float16 in row-major order
+    sparse-2:4     two of every four consecutive columns, C divisible by 4: values (R, C / 2) float16, and their places in the four, lower
+                   first, two bits each: index (R, ceil(C / 8)) uint8
+    lowrank-r{k}   left (R, K) float16, right (K, C) float16, weight = left @ right
 
 Bit streams are little-endian and tight within a row; every row starts on a byte. Knows no method and does no file access. Torch is imported
 inside the functions, so that costs can be computed without it.
 
-Shapes: R rows out, C columns in, G groups a row, B bytes a row, N values a row.
+Shapes: R rows out, C columns in, G groups a row, B bytes a row, N values a row, K rank.
 """
 
 from __future__ import annotations
@@ -29,9 +32,10 @@ from evopress.api.variant import Variant
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("absent", "bitmask", "dense", "int{bits}-g{group}")
+FORMATS = ("absent", "bitmask", "dense", "int{bits}-g{group}", "lowrank-r{rank}", "sparse-2:4")
 FLOAT16_MAX = 65504.0
 FLOAT16_TINY = 2.0**-24
+_LOWRANK = re.compile(r"lowrank-r([1-9]\d*)")
 _INT = re.compile(r"int([1-8])-g([1-9]\d*)")
 
 
@@ -44,6 +48,20 @@ def parse_int_format(format: str) -> tuple[int, int] | None:
     """(bits, group) of a grouped integer format, None for any other name."""
     match = _INT.fullmatch(format)
     return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def parse_lowrank_format(format: str) -> int | None:
+    """Rank of a low-rank format, None for any other name."""
+    match = _LOWRANK.fullmatch(format)
+    return int(match.group(1)) if match else None
+
+
+def fits_format(format: str, shape: tuple[int, int]) -> bool:
+    """Can a weight of this shape (rows, columns) be written in this format? True for names that are not built in."""
+    grid, rank, columns = parse_int_format(format), parse_lowrank_format(format), shape[1]
+    if grid is not None:
+        return columns % grid[1] == 0
+    return columns % 4 == 0 if format == "sparse-2:4" else rank is None or rank <= min(shape)
 
 
 def group_width(group: int, columns: int) -> int | None:
@@ -154,6 +172,28 @@ def pack_bitmask(weight_RC: Tensor, keep_RC: Tensor | None = None) -> dict[str, 
     return {"mask": pack_bits(keep_RC.to(torch.uint8), 1), "values": values}
 
 
+def pack_two_of_four(weight_RC: Tensor, keep_RC: Tensor) -> dict[str, Tensor]:
+    """Tensors of `sparse-2:4`. keep_RC: exactly two of every four consecutive columns of a row. Raises UsageError."""
+    import torch
+
+    rows, columns = weight_RC.shape
+    if columns % 4 or not bool((keep_RC.view(rows, -1, 4).sum(-1) == 2).all()):
+        raise UsageError(
+            f"A mask of shape {tuple(keep_RC.shape)} does not keep two of every four columns.", "Keep the two largest of four."
+        )
+    values = weight_RC[keep_RC].clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16).view(rows, columns // 2)
+    place_RN = keep_RC.nonzero()[:, 1].view(rows, columns // 2) % 4
+    return {"values": values, "index": pack_bits(place_RN.to(torch.uint8), 2)}
+
+
+def unpack_two_of_four(tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
+    """Column (R, C / 2) int64 of every stored value of `sparse-2:4`."""
+    import torch
+
+    place_RN = unpack_bits(tensors["index"], 2, shape[1] // 2).long()
+    return place_RN + 4 * (torch.arange(shape[1] // 2) // 2)
+
+
 def decode(format: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
     """Dense float32 weight_RC of a variant's tensors. Raises UsageError for an unknown format."""
     import torch
@@ -167,6 +207,10 @@ def decode(format: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -
     if format == "bitmask":
         keep_RC = unpack_bits(tensors["mask"], 1, shape[1]).view(torch.bool)
         return torch.zeros(shape).masked_scatter_(keep_RC, tensors["values"].float())
+    if format == "sparse-2:4":
+        return torch.zeros(shape).scatter_(1, unpack_two_of_four(tensors, shape), tensors["values"].float())
+    if parse_lowrank_format(format) is not None:
+        return tensors["left"].float() @ tensors["right"].float()
     if format == "dense":
         return tensors["weight"].to(torch.float32, copy=True)
     if format == "absent":

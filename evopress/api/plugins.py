@@ -22,6 +22,7 @@ from evopress.api.variant import Statistics, Variant
 if TYPE_CHECKING:
     import random
 
+    import torch
     from torch import Tensor, nn
 
 Need = Literal["second_moment"]
@@ -65,23 +66,30 @@ class Kernel(ABC):
     """Runs x Wᵀ for some weight formats.
 
     formats: regular expressions a format must match in full. packed: False where the kernel computes with a de-quantised dense weight.
+    rounding: relative error (rms of the error over rms(x)·‖w‖) that the kernel adds on purpose because it rounds the activations, say to 8
+    bits; 0 for none. A kernel with rounding is never chosen by itself, only by name.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     packed: ClassVar[bool] = True
+    rounding: ClassVar[float] = 0.0
 
     @abstractmethod
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
-        """Can it run this format at this shape (rows out, columns in) on this device?"""
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
+        """Can it run this format at this shape (rows out, columns in) on this device (`cpu`, `cuda`) for activations of this type?"""
 
     @abstractmethod
-    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
-        """Repack the variant's tensors for `run`; done once at load."""
+    def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
+        """Repack the variant's tensors for `run` with activations of this type; done once at load, on the CPU."""
 
     @abstractmethod
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
-        """x: (tokens, columns in), bfloat16 or float32. Returns (tokens, rows out) in the type of x."""
+        """x: (tokens, columns in) of the type packed for. Returns (tokens, rows out) in that type. packed: as `pack` gave, or a copy."""
+
+    @abstractmethod
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """Bytes of weights that one `run` with so many tokens reads from memory, each once; at most what `packed` holds."""
 
     @abstractmethod
     def reference(self, x: Tensor, variant: Variant) -> Tensor:

@@ -42,16 +42,17 @@ def list_(as_json: Json = False) -> None:
 
 def supported_devices(kernel: Kernel) -> list[str]:
     """Devices on which a kernel says it supports one of the formats and shapes that the conformance check tries."""
-    from evopress.testing.kernels import FORMATS, SHAPES
+    from evopress.testing.kernels import DTYPES, FORMATS, SHAPES
 
     return [
         device
         for device in DEVICES
         if any(
-            kernel.supports(format, shape, device)
+            kernel.supports(format, shape, device, dtype)
             for format in FORMATS
             if any(re.fullmatch(pattern, format) for pattern in kernel.formats)
             for shape in SHAPES
+            for dtype in DTYPES
         )
     ]
 

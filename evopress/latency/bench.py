@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, UsageError
-from evopress.api.formats import variant_bytes
+from evopress.api.formats import fits_format, variant_bytes
 from evopress.latency.clock import Clock, Timing, measure, ratio, time_once
-from evopress.latency.runtime import DTYPES, choose, label, place
+from evopress.latency.runtime import DTYPES, choose, label
 from evopress.latency.sample import random_variant
 
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
@@ -136,11 +136,10 @@ def _jobs(
 ) -> list[_Job]:  # fmt: skip
     jobs = []
     for format in dict.fromkeys(("dense", *formats)):
-        group = format.rpartition("-g")[2]
-        if group.isdigit() and shape[1] % int(group):
+        if not fits_format(format, shape):
             continue
-        kernel = choose(format, shape, "cpu", kernels)
-        packed = place(kernel.pack(random_variant(format, shape, generator)), dtype, torch.device("cpu"))
+        kernel = choose(format, shape, "cpu", dtype, kernels)
+        packed = kernel.pack(random_variant(format, shape, generator), dtype)
         size = variant_bytes(packed)
         copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(min(1024, max(1, working_set // max(1, size))))]
         turn = cycle(copies if size else copies[:1])

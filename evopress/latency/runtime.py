@@ -33,12 +33,13 @@ DTYPES = (torch.bfloat16, torch.float32)
 NO_KERNEL = "no packed kernel: dequantised"
 
 
-def choose(format: str, shape: tuple[int, int], device: str, kernels: Iterable[Kernel]) -> Kernel:
+def choose(format: str, shape: tuple[int, int], device: str, dtype: torch.dtype, kernels: Iterable[Kernel]) -> Kernel:
     """The first packed kernel that supports the format and shape, else the first that computes with a dequantised weight.
 
-    kernels: fastest first, as the registry gives them. Raises UsageError when none supports it.
+    kernels: fastest first, as the registry gives them; those that round the activations are passed over. Raises UsageError when none
+    supports it.
     """
-    fitting = [kernel for kernel in kernels if kernel.supports(format, shape, device)]
+    fitting = [kernel for kernel in kernels if not kernel.rounding and kernel.supports(format, shape, device, dtype)]
     for kernel in sorted(fitting, key=lambda kernel: not kernel.packed):
         return kernel
     raise UsageError(
@@ -49,15 +50,6 @@ def choose(format: str, shape: tuple[int, int], device: str, kernels: Iterable[K
 def label(kernel: Kernel) -> str:
     """What reports print for a kernel: its name, or that it is none."""
     return kernel.name if kernel.packed else NO_KERNEL
-
-
-def place(packed: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Mapping[str, Tensor]:
-    """Packed tensors on the device; a plain dense `weight` in the type of the activations, so that `run` need not convert at every call."""
-    placed = {name: tensor.to(device) for name, tensor in packed.items()}
-    weight = placed.get("weight")
-    if weight is not None and weight.is_floating_point():
-        placed["weight"] = weight.to(dtype)
-    return placed
 
 
 class PackedModel:
@@ -142,8 +134,9 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
             weight_bytes += site.weights * slot.parameter.element_size()
         else:
             variant = variant_of(site, level)
-            kernel = choose(variant.format, site.shape, slot.parameter.device.type, kernels)
-            packed = place(kernel.pack(variant), dtype, slot.parameter.device)
+            device = slot.parameter.device
+            kernel = choose(variant.format, site.shape, device.type, dtype, kernels)
+            packed = {name: tensor.to(device) for name, tensor in kernel.pack(variant, dtype).items()}
             forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
             by_format[variant.format, label(kernel)] += 1
             weight_bytes += variant_bytes(packed)

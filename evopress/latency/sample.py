@@ -8,11 +8,19 @@ from __future__ import annotations
 import torch
 
 from evopress.api import Cost, Level, Site, UsageError, Variant
-from evopress.api.formats import FORMATS, int_variant, pack_bitmask, parse_int_format, variant_bytes
+from evopress.api.formats import (
+    FORMATS,
+    int_variant,
+    pack_bitmask,
+    pack_two_of_four,
+    parse_int_format,
+    parse_lowrank_format,
+    variant_bytes,
+)
 
 
-def random_variant(format: str, shape: tuple[int, int], generator: torch.Generator) -> Variant:
-    """A variant of `format` with weights of rms about 1, every code and zero equally likely, half the bitmask set.
+def random_variant(format: str, shape: tuple[int, int], generator: torch.Generator, density: float = 0.5) -> Variant:
+    """A variant of `format` with weights of rms about 1, every code and zero equally likely, a share `density` of a bitmask set.
 
     Raises UsageError for a format it does not know, or a group that does not divide the columns.
     """
@@ -29,8 +37,18 @@ def random_variant(format: str, shape: tuple[int, int], generator: torch.Generat
         return int_variant(site, level, codes_RC, scale_RG.half().float(), zero_RG, bits)
     weight_RC = torch.randn(rows, columns, generator=generator)
     if format == "bitmask":
-        tensors = pack_bitmask(weight_RC, torch.rand(rows, columns, generator=generator) < 0.5)
+        tensors = pack_bitmask(weight_RC, torch.rand(rows, columns, generator=generator) < density)
         return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), tensors["values"].numel()))
+    if format == "sparse-2:4" and columns % 4 == 0:
+        keep_RC = torch.zeros(rows, columns // 4, 4, dtype=torch.bool)
+        keep_RC.scatter_(2, torch.rand(rows, columns // 4, 4, generator=generator).topk(2, dim=2).indices, True)
+        tensors = pack_two_of_four(weight_RC, keep_RC.view(rows, columns))
+        return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), site.weights // 2))
+    rank = parse_lowrank_format(format)
+    if rank is not None:
+        left_RK = torch.randn(rows, rank, generator=generator) / rank**0.5
+        tensors = {"left": left_RK.half(), "right": torch.randn(rank, columns, generator=generator).half()}
+        return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), rank * (rows + columns)))
     if format == "dense":
         tensors = {"weight": weight_RC.half()}
         return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), site.weights))

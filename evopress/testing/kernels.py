@@ -8,71 +8,91 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
+from evopress.api.formats import fits_format, parse_int_format, variant_bytes
 from evopress.latency.sample import random_variant
 
 VariantOf = Callable[[str, tuple[int, int], torch.Generator], Variant]
 SHAPES = ((1, 1), (7, 33), (5, 48), (16, 32), (33, 128), (48, 96), (64, 64), (80, 192), (96, 512), (112, 256))
-FORMATS = ("dense", "absent", "bitmask", *(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256)))
+PLAIN = ("dense", "absent", "bitmask", "sparse-2:4", "lowrank-r1", "lowrank-r24")
+FORMATS = (*PLAIN, *(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256)))
 TOKENS = (1, 2, 5, 17, 64, 65, 256)
 DTYPES = (torch.bfloat16, torch.float32)
 
 
-def tolerance(dtype: torch.dtype, columns: int) -> float:
-    """Allowed error relative to rms(x)·‖w‖: one spacing of `dtype` for rounding scales and output, and float32 accumulation."""
-    return torch.finfo(dtype).eps + 2 * torch.finfo(torch.float32).eps * math.sqrt(columns)
+RANDOM_SHAPES = 2
+"""So many more shapes a format, drawn from the seed."""
+
+
+def tolerance(dtype: torch.dtype, columns: int, rounding: float = 0.0) -> float:
+    """Allowed error relative to rms(x)·‖w‖: one spacing of `dtype` for rounding scales and output, float32 accumulation, and what the
+    kernel itself states.
+    """
+    return torch.finfo(dtype).eps + 2 * torch.finfo(torch.float32).eps * math.sqrt(columns) + rounding
 
 
 def check_kernel(
     kernel: Kernel, seed: int = 0, formats: Sequence[str] = FORMATS, shapes: Sequence[tuple[int, int]] = SHAPES,
     variant_of: VariantOf = random_variant,
 ) -> int:  # fmt: skip
-    """Check a kernel at every format and shape it says it supports; returns how many it was checked at.
+    """Check a kernel at every format, shape and type of activation it says it supports on the CPU; returns how many it was checked at.
 
-    For each: 1 to 256 tokens in bfloat16 and float32 against a float64 `reference` (with `tolerance`); a reference linear in x; outputs
-    written in full (memory is poisoned with NaN); an input that is not contiguous; results that share no memory with each other, the input
-    or the weights; inputs and variants left unchanged; the same bits twice; NaN that stays in its row. variant_of makes variants of formats
-    that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type.
+    For each, and for a few more shapes drawn from the seed: 1 to 256 tokens against a float64 `reference` (with `tolerance`), with one
+    thread and with several; a reference linear in x; outputs written in full (memory is poisoned with NaN); an input that is not
+    contiguous; packed tensors that were copied elsewhere; results that share no memory with each other, the input or the weights; inputs
+    and variants left unchanged; the same bits twice; NaN and infinity that stay in their row and do not vanish; no more bytes read than
+    packed. variant_of makes variants of formats that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type.
     """
     generator = torch.Generator().manual_seed(seed)
     if not kernel.name or not kernel.formats:
         raise AssertionError(f"{type(kernel).__name__} must have a name and at least one format")
-    cases = list(_supported(kernel, formats, shapes))
+    cases = list(_supported(kernel, formats, shapes, generator))
     if not cases:
         raise AssertionError(
             f"kernel {kernel.name!r} supports none of the {len(formats)} formats at any of the {len(shapes)} shapes on cpu"
         )
-    turn = 0
-    for format, shape in cases:
+    for turn, (format, shape, dtype) in enumerate(cases):
         variant = variant_of(format, shape, generator)
         before = {key: tensor.clone() for key, tensor in variant.tensors.items()}
-        packed = kernel.pack(variant)
-        for dtype in DTYPES:
-            # Every case meets one token and two other sizes in turn; all cases together meet all sizes.
-            for tokens in {1, TOKENS[turn % len(TOKENS)], TOKENS[(turn + 3) % len(TOKENS)]}:
-                x_TC = torch.randn(tokens, shape[1], generator=generator).to(dtype)
-                where = f"kernel {kernel.name!r} at {format} {shape}, {tokens} tokens, {str(dtype).removeprefix('torch.')}"
-                _check_run(kernel, variant, packed, x_TC, where)
-            turn += 1
+        packed = kernel.pack(variant, dtype)
+        # Every case meets one token and two other sizes in turn; all cases together meet all sizes.
+        for tokens in {1, TOKENS[turn % len(TOKENS)], TOKENS[(turn + 3) % len(TOKENS)]}:
+            x_TC = torch.randn(tokens, shape[1], generator=generator).to(dtype)
+            where = f"kernel {kernel.name!r} at {format} {shape}, {tokens} tokens, {str(dtype).removeprefix('torch.')}"
+            _check_run(kernel, variant, packed, x_TC, where)
         _same(before, variant.tensors, f"kernel {kernel.name!r} at {format} {shape}: pack or run changed the variant's tensors")
     return len(cases)
 
 
-def _supported(kernel: Kernel, formats: Sequence[str], shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _supported(
+    kernel: Kernel, formats: Sequence[str], shapes: Sequence[tuple[int, int]], generator: torch.Generator
+) -> Iterator[tuple[str, tuple[int, int], torch.dtype]]:  # fmt: skip
     for format in formats:
         listed = any(re.fullmatch(pattern, format) for pattern in kernel.formats)
-        group = format.rpartition("-g")[2]
-        for shape in shapes:
-            if group.isdigit() and shape[1] % int(group):
+        for shape in (*shapes, *_drawn(format, generator)):
+            if not fits_format(format, shape):
                 continue
-            if kernel.supports(format, shape, "cpu"):
-                if not listed:
-                    raise AssertionError(f"kernel {kernel.name!r} supports {format!r}, which none of its formats {kernel.formats} matches")
-                yield format, shape
+            for dtype in DTYPES:
+                if kernel.supports(format, shape, "cpu", dtype):
+                    if not listed:
+                        raise AssertionError(
+                            f"kernel {kernel.name!r} supports {format!r}, which none of its formats {kernel.formats} matches"
+                        )
+                    yield format, shape, dtype
+
+
+def _drawn(format: str, generator: torch.Generator) -> list[tuple[int, int]]:
+    """Shapes of up to 200 rows and 600 columns that the format fits."""
+    rows, columns = torch.randint(1, 200, (2, RANDOM_SHAPES), generator=generator).tolist()
+    grid = parse_int_format(format)
+    step = grid[1] if grid else 4
+    return [(r, step * (1 + c * 3 // step)) for r, c in zip(rows, columns, strict=True)]
 
 
 def _check_run(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x_TC: Tensor, where: str) -> None:
@@ -86,11 +106,15 @@ def _check_run(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x
     weight_CR = kernel.reference(torch.eye(columns), variant)
     if not torch.allclose(reference, x_TC.double() @ weight_CR, rtol=1e-9, atol=1e-9):
         raise AssertionError(f"{where}: reference is not linear in x")
+    read, held = kernel.read_bytes(packed, x_TC.shape[0]), variant_bytes(packed)
+    if not 0 <= read <= held:
+        raise AssertionError(f"{where}: read_bytes gives {read}, but the packed weights hold {held} bytes")
     _poison(shape, x_TC.dtype)
     first = kernel.run(x_TC, packed)
     if first.dtype != x_TC.dtype or tuple(first.shape) != shape:
         raise AssertionError(f"{where}: run gives {first.dtype} {tuple(first.shape)}, not {x_TC.dtype} {shape}")
-    _close(first, reference, x_TC, weight_CR, where)
+    error = _Error(x_TC, weight_CR, tolerance(x_TC.dtype, columns, kernel.rounding))
+    error.check(first, reference, where)
     kept = first.clone()
     second = kernel.run(-2 * x_TC, packed)
     if not torch.equal(first, kept):
@@ -98,54 +122,75 @@ def _check_run(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x
     owned = {first.untyped_storage().data_ptr()} & {t.untyped_storage().data_ptr() for t in (second, x_TC, *tensors.values()) if t.numel()}
     if owned:
         raise AssertionError(f"{where}: the result shares memory with another result, the input or the weights")
-    _close(second, -2 * reference, -2 * x_TC, weight_CR, where)
+    error.check(second / -2, reference, where)
     _same({"x": given}, {"x": x_TC}, f"{where}: run changed x")
     _same(weights, tensors, f"{where}: run changed the packed weights")
+    if not torch.equal(kernel.run(x_TC, packed), first):
+        raise AssertionError(f"{where}: the same input again gives another result")
+    error.check(kernel.run(x_TC, weights), reference, f"{where}, packed tensors copied elsewhere")
     strided = torch.empty(x_TC.shape[0], 2 * columns, dtype=x_TC.dtype)[:, ::2].copy_(x_TC)
-    for again, what in ((x_TC, "the same input again"), (strided, "a non-contiguous input")):
-        result = kernel.run(again, packed)
-        if not torch.equal(result, first) and (again is x_TC or not _near(result, reference, x_TC, weight_CR)):
-            raise AssertionError(f"{where}: {what} gives another result")
-    _check_nan(kernel, variant, packed, x_TC, first, where)
+    error.check(kernel.run(strided, packed), reference, f"{where}, a non-contiguous input")
+    with _other_threads() as threads:
+        error.check(kernel.run(x_TC, packed), reference, f"{where}, {threads} threads")
+    _check_not_finite(kernel, variant, packed, x_TC, first, where)
 
 
-def _check_nan(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x_TC: Tensor, clean: Tensor, where: str) -> None:
-    """NaN in one token makes that token's output what the reference says, and leaves the others as they were, bit for bit."""
+@contextmanager
+def _other_threads() -> Iterator[int]:
+    """Two threads where there was one, one where there were more."""
+    before = torch.get_num_threads()
+    other = 2 if before == 1 else 1
+    torch.set_num_threads(other)
+    try:
+        yield other
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_not_finite(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x_TC: Tensor, clean: Tensor, where: str) -> None:
+    """NaN in one token makes that token's output what the reference says, and leaves the others as they were, bit for bit. So does
+    infinity, but there a NaN may stand where the reference says infinity: a kernel may subtract the zeros last.
+    """
     bad = x_TC.shape[0] // 2
-    x_TC = x_TC.clone()
-    x_TC[bad, x_TC.shape[1] // 2] = math.nan
-    result, reference = kernel.run(x_TC, packed), kernel.reference(x_TC, variant)
     others = torch.arange(x_TC.shape[0]) != bad
-    if not torch.equal(result[bad].isnan(), reference[bad].isnan()):
-        raise AssertionError(f"{where}: NaN in token {bad} does not reach the outputs of that token that the reference says")
-    # torch's own bfloat16 multiply reads past a row whose width is no multiple of 16 and multiplies that by zero, so NaN leaks there.
-    if x_TC.shape[1] % 16 == 0 and not torch.equal(result[others], clean[others]):
-        raise AssertionError(f"{where}: NaN in token {bad} changes the outputs of other tokens")
+    for value in (math.nan, math.inf):
+        x_TC = x_TC.clone()
+        x_TC[bad, x_TC.shape[1] // 2] = value
+        result, reference = kernel.run(x_TC, packed), kernel.reference(x_TC, variant)
+        if not torch.equal(result[bad].isfinite(), reference[bad].isfinite()):
+            what = "NaN" if math.isnan(value) else "infinity"
+            raise AssertionError(f"{where}: {what} in token {bad} does not reach the outputs of that token that the reference says")
+        # torch's own bfloat16 multiply reads past a row whose width is no multiple of 16 and multiplies that by zero, so NaN leaks there.
+        if x_TC.shape[1] % 16 == 0 and not torch.equal(result[others], clean[others]):
+            raise AssertionError(f"{where}: {value} in token {bad} changes the outputs of other tokens")
 
 
-def _near(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor) -> bool:
-    return _worst(result, reference, x_TC, weight_CR)[0] <= 1
+@dataclass(frozen=True)
+class _Error:
+    """How far results may be from the reference. allowed: relative to rms(x)·‖w‖."""
 
+    x_TC: Tensor
+    weight_CR: Tensor
+    allowed: float
 
-def _worst(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor) -> tuple[float, float]:
-    """Largest of (error over allowed error) and the error itself; mean square over all outputs, and each output with 8 times the room."""
-    scale_TR = x_TC.double().square().mean(1).sqrt()[:, None] * weight_CR.square().sum(0).sqrt()[None, :]
-    allowed = tolerance(x_TC.dtype, x_TC.shape[1])
-    error_TR = (result.double() - reference).abs() / scale_TR.clamp(min=1e-300)
-    if not bool(error_TR.isfinite().all()):
-        return math.inf, math.nan
-    mean = float(error_TR.square().mean().sqrt())
-    room = allowed * (1 + 4 / math.sqrt(error_TR.numel()))
-    return max(mean / room, float(error_TR.max()) / (8 * allowed)), mean
+    def check(self, result: Tensor, reference: Tensor, where: str) -> None:
+        """Raise AssertionError unless the result is near: in the mean square over all outputs, and each output with 8 times the room."""
+        worst, mean = self._worst(result, reference)
+        if not worst <= 1:
+            raise AssertionError(
+                f"{where}: the result is {worst:.3g} times further from the reference than allowed "
+                f"(mean relative error {mean:.3g}, tolerance {self.allowed:.3g}; not finite if inf)"
+            )
 
-
-def _close(result: Tensor, reference: Tensor, x_TC: Tensor, weight_CR: Tensor, where: str) -> None:
-    worst, mean = _worst(result, reference, x_TC, weight_CR)
-    if not worst <= 1:
-        raise AssertionError(
-            f"{where}: the result is {worst:.3g} times further from the reference than allowed "
-            f"(mean relative error {mean:.3g}, tolerance {tolerance(x_TC.dtype, x_TC.shape[1]):.3g}; not finite if inf)"
-        )
+    def _worst(self, result: Tensor, reference: Tensor) -> tuple[float, float]:
+        """Largest of (error over allowed error) and the error itself."""
+        scale_TR = self.x_TC.double().square().mean(1).sqrt()[:, None] * self.weight_CR.square().sum(0).sqrt()[None, :]
+        error_TR = (result.double() - reference).abs() / scale_TR.clamp(min=1e-300)
+        if not bool(error_TR.isfinite().all()):
+            return math.inf, math.nan
+        mean = float(error_TR.square().mean().sqrt())
+        room = self.allowed * (1 + 4 / math.sqrt(error_TR.numel()))
+        return max(mean / room, float(error_TR.max()) / (8 * self.allowed)), mean
 
 
 def _poison(shape: tuple[int, int], dtype: torch.dtype) -> None:

@@ -21,17 +21,21 @@ class AbsentKernel(Kernel):
     name: ClassVar[str] = "absent"
     formats: ClassVar[tuple[str, ...]] = ("absent",)
 
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Absent weights of any shape."""
         return format == "absent"
 
-    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
+    def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """Keep the number of rows."""
         return {"rows": torch.empty(variant.site.shape[0], 0, dtype=torch.uint8)}
 
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R zeros."""
         return x.new_zeros(x.shape[0], packed["rows"].shape[0])
+
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """Nothing."""
+        return 0
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""

@@ -8,29 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode
+from evopress.api.formats import decode, variant_bytes
 from evopress_kernels.exact import exact
 
 
 class DecodedKernel(Kernel):
     """x Wᵀ by `torch.nn.functional.linear`. Any shape, any device; a subclass says which formats.
 
-    packed: `weight` R×C floating; `run` converts it to the type of x, so a caller that knows the type converts it once beforehand.
+    packed: `weight` R×C in the type of the activations.
     """
 
     @final
-    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
+    def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """Decode to a plain matrix."""
-        return {"weight": decode(variant.format, variant.tensors, variant.site.shape)}
+        return {"weight": decode(variant.format, variant.tensors, variant.site.shape).to(dtype)}
 
     @final
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R."""
-        return functional.linear(x, packed["weight"].to(x.dtype))
+        return functional.linear(x, packed["weight"])
+
+    @final
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """The plain matrix."""
+        return variant_bytes(packed)
 
     @final
     def reference(self, x: Tensor, variant: Variant) -> Tensor:

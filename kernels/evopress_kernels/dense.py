@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from evopress_kernels.decoded import DecodedKernel
 
 
@@ -13,6 +15,6 @@ class DenseKernel(DecodedKernel):
     name: ClassVar[str] = "dense"
     formats: ClassVar[tuple[str, ...]] = ("dense",)
 
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Dense weights of any shape."""
         return format == "dense"

@@ -12,11 +12,14 @@ Shapes: R rows out, C columns in, G groups, T tokens, B blocks of rows, H half a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from evopress.api.formats import variant_bytes
 
 GROUPS = (32, 64, 128, 256)
 ROWS_MULTIPLE = 16
@@ -84,6 +87,12 @@ def _rows(packed_BCH: Tensor, halves: bool) -> Tensor:
     blocks, columns, half = packed_BCH.shape
     codes_BCb = torch.cat([low, high], dim=-1) if halves else torch.stack([low, high], dim=-1).view(blocks, columns, 2 * half)
     return codes_BCb.transpose(1, 2).reshape(blocks * 2 * half, columns)
+
+
+def read_bytes(packed: Mapping[str, Tensor], operator: bool) -> int:
+    """Bytes read: the codes, and `scale_zero` where the operator runs, else `scale` and `zero`."""
+    keys = ("codes", "scale_zero") if operator else ("codes", "scale", "zero")
+    return variant_bytes({key: packed[key] for key in keys})
 
 
 def narrow(scale: Tensor) -> Tensor:

@@ -28,18 +28,19 @@ class TorchInt4x2Kernel(Kernel):
     Above half of `nibbles.OP_TOKENS` tokens, and for float32 x, the exact scale and zero are used with a temporary dense weight in the
     type of x.
 
-    packed: `codes` 2R×C/2 uint8, `scale_zero` G×2R×2 bfloat16, `scale` R×G float16 (float32 where float16 loses), `zero` R×G uint8.
+    packed: `codes` 2R×C/2 uint8, `scale_zero` G×2R×2 bfloat16 (not for float32), `scale` R×G float16 (float32 where float16 loses),
+    `zero` R×G uint8.
     """
 
     name: ClassVar[str] = "torch-int4x2"
     formats: ClassVar[tuple[str, ...]] = (r"int[5-8]-g(32|64|128|256)",)
 
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """5 to 8 bits on CPU, R divisible by 16 and C by a group of 32, 64, 128 or 256."""
         found = parse_int_format(format)
         return found is not None and 5 <= found[0] <= 8 and nibbles.fits(shape, found[1], device)
 
-    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
+    def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """Widen to 8 bits, centre on 128, split into halves and reorder."""
         found = parse_int_format(variant.format)
         if found is None:
@@ -50,22 +51,25 @@ class TorchInt4x2Kernel(Kernel):
         codes_RC, zero_RG = codes_RC + shift, zero_RG + shift
         high_RG2 = torch.stack([16.0 * scale_RG, (136.0 - zero_RG.to(torch.float32)) * scale_RG], dim=-1)
         low_RG2 = torch.stack([scale_RG, torch.zeros_like(scale_RG)], dim=-1)
-        return {
-            "codes": nibbles.pack(torch.cat([codes_RC >> 4, codes_RC & 15])),
-            "scale_zero": torch.cat([high_RG2, low_RG2]).transpose(0, 1).contiguous().to(torch.bfloat16),
-            "scale": nibbles.narrow(scale_RG),
-            "zero": zero_RG,
-        }
+        codes = nibbles.pack(torch.cat([codes_RC >> 4, codes_RC & 15]))
+        parts = {"codes": codes, "scale": nibbles.narrow(scale_RG), "zero": zero_RG}
+        if dtype == torch.float32:
+            return parts
+        return parts | {"scale_zero": torch.cat([high_RG2, low_RG2]).transpose(0, 1).contiguous().to(dtype)}
 
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R."""
         rows = packed["zero"].shape[0]
-        if x.dtype == torch.bfloat16 and x.shape[0] <= nibbles.OP_TOKENS // 2:
+        if "scale_zero" in packed and x.shape[0] <= nibbles.OP_TOKENS // 2:
             both = nibbles.multiply(x, packed["codes"], packed["scale_zero"])
             return both[:, :rows] + both[:, rows:]
         halves = nibbles.unpack(packed["codes"])
         codes_RC = (halves[:rows] << 4) | halves[rows:]
         return functional.linear(x, nibbles.dequantise(codes_RC, packed["scale"], packed["zero"], x.dtype))
+
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """The codes and one of the two forms of the scales."""
+        return nibbles.read_bytes(packed, "scale_zero" in packed and tokens <= nibbles.OP_TOKENS // 2)
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_int_format, unpack_int
+from evopress.api.formats import parse_int_format, unpack_int, variant_bytes
 from evopress_kernels.exact import exact
 
 COLUMNS_MULTIPLE = 16
@@ -38,7 +38,7 @@ class TorchInt8Kernel(Kernel):
     name: ClassVar[str] = "torch-int8"
     formats: ClassVar[tuple[str, ...]] = (r"int[2-8]-g\d+",)
 
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """One group a row, on CPU, C divisible by 16."""
         found = parse_int_format(format)
         rows, columns = shape
@@ -46,7 +46,7 @@ class TorchInt8Kernel(Kernel):
             return False
         return device == "cpu" and rows > 0 and columns % COLUMNS_MULTIPLE == 0
 
-    def pack(self, variant: Variant) -> Mapping[str, Tensor]:
+    def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """Centre the codes on zero as int8."""
         found = parse_int_format(variant.format)
         if found is None:
@@ -67,6 +67,10 @@ class TorchInt8Kernel(Kernel):
         else:
             out_TR = functional.linear(x, packed["codes"].to(x.dtype)).to(torch.float32) * packed["scale"]
         return torch.addr(out_TR, x.sum(-1, dtype=torch.float32), packed["offset"]).to(x.dtype)
+
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """All of it; `scale_bf16` and `scale` stand for each other."""
+        return variant_bytes(packed) - packed["scale_bf16"].numel() * 2
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""

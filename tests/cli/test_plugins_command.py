@@ -50,14 +50,17 @@ class Crash(Kernel):
     def __init__(self) -> None:
         raise RuntimeError("no such device")
 
-    def supports(self, format: str, shape: tuple[int, int], device: str) -> bool:
+    def supports(self, format: str, shape: tuple[int, int], device: str, dtype: object) -> bool:
         return True
 
-    def pack(self, variant: Variant) -> Mapping[str, object]:
+    def pack(self, variant: Variant, dtype: object) -> Mapping[str, object]:
         return {}
 
     def run(self, x: object, packed: object) -> object:
         return x
+
+    def read_bytes(self, packed: object, tokens: int) -> int:
+        return 0
 
     def reference(self, x: object, variant: Variant) -> object:
         return x

@@ -19,8 +19,8 @@ def test_built_in_kernels_conform(kernel):
 
 
 class ZeroOffByOne(TorchInt4Kernel):
-    def pack(self, variant):
-        packed = dict(super().pack(variant))
+    def pack(self, variant, dtype):
+        packed = dict(super().pack(variant, dtype))
         packed["zero"] = packed["zero"] + 1
         return packed
 
@@ -72,7 +72,7 @@ class NotListed(TorchInt4Kernel):
 
 
 class SupportsNothing(DenseKernel):
-    def supports(self, format, shape, device):
+    def supports(self, format, shape, device, dtype):
         return False
 
 

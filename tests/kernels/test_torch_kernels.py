@@ -32,9 +32,9 @@ def test_packed_kernels_against_brute_force(bits, tokens, dtype):
     x = torch.randn(tokens, 64, generator=generator).to(dtype)
     for kernel, group in ((TorchInt4Kernel() if bits <= 4 else TorchInt4x2Kernel(), 32), (TorchInt8Kernel(), 64)):
         variant = random_variant(f"int{bits}-g{group}", (80, 64), generator)
-        assert kernel.supports(variant.format, (80, 64), "cpu")
+        assert kernel.supports(variant.format, (80, 64), "cpu", dtype)
         expected = brute_force(x, variant, bits, group)
-        error = (kernel.run(x, kernel.pack(variant)).double() - expected).norm() / expected.norm()
+        error = (kernel.run(x, kernel.pack(variant, x.dtype)).double() - expected).norm() / expected.norm()
         assert error < (0.006 if dtype == torch.bfloat16 else 2e-6)
 
 
@@ -49,8 +49,8 @@ def test_nibbles_read_back_what_torch_packed(blocks, pairs, seed):
 
 def test_unknown_byte_order_is_refused_not_misread(monkeypatch):
     monkeypatch.setattr(nibbles, "byte_order", lambda: None)
-    assert not TorchInt4Kernel().supports("int4-g32", (16, 32), "cpu")
-    assert not TorchInt4x2Kernel().supports("int8-g32", (16, 32), "cpu")
+    assert not TorchInt4Kernel().supports("int4-g32", (16, 32), "cpu", torch.bfloat16)
+    assert not TorchInt4x2Kernel().supports("int8-g32", (16, 32), "cpu", torch.bfloat16)
     with pytest.raises(RuntimeError, match="byte order"):
         nibbles.unpack(nibbles.pack(torch.zeros(64, 32, dtype=torch.uint8)))
 
@@ -82,14 +82,14 @@ def test_wrong_byte_order_is_noticed(wrong):
     ],
 )
 def test_shape_guards(kernel, format, shape, device, answer):
-    assert kernel().supports(format, shape, device) is answer
+    assert kernel().supports(format, shape, device, torch.bfloat16) is answer
 
 
 def test_packed_memory_is_what_the_table_says():
     generator = torch.Generator().manual_seed(0)
     rows, columns, group = 32, 256, 64
     for kernel, bits, code_bytes, group_bytes in ((TorchInt4Kernel(), 3, 0.5, 7), (TorchInt4x2Kernel(), 8, 1, 11)):
-        packed = kernel.pack(random_variant(f"int{bits}-g{group}", (rows, columns), generator))
+        packed = kernel.pack(random_variant(f"int{bits}-g{group}", (rows, columns), generator), torch.bfloat16)
         size = sum(t.numel() * t.element_size() for t in packed.values())
         assert size == rows * columns * code_bytes + rows * (columns // group) * group_bytes
 

@@ -205,15 +205,15 @@ def test_bench_takes_real_time():
 
 
 def test_choose_prefers_packed_and_says_when_nothing_runs():
-    assert choose("int4-g32", (16, 32), "cpu", kernels()).name == "torch-int4"
+    assert choose("int4-g32", (16, 32), "cpu", torch.bfloat16, kernels()).name == "torch-int4"
     dequantised_first = sorted(kernels(), key=lambda kernel: kernel.packed)
-    assert choose("int4-g32", (16, 32), "cpu", dequantised_first).name == "torch-int4"
-    assert label(choose("int4-g32", (24, 64), "cpu", kernels())) == NO_KERNEL
-    assert choose("int8-g64", (16, 64), "cpu", kernels()).name == "torch-int4x2"
-    assert choose("int8-g48", (5, 48), "cpu", kernels()).name == "torch-int8"
-    assert label(choose("bitmask", (16, 32), "cpu", kernels())) == NO_KERNEL
+    assert choose("int4-g32", (16, 32), "cpu", torch.bfloat16, dequantised_first).name == "torch-int4"
+    assert label(choose("int4-g32", (24, 64), "cpu", torch.bfloat16, kernels())) == NO_KERNEL
+    assert choose("int8-g64", (16, 64), "cpu", torch.bfloat16, kernels()).name == "torch-int4x2"
+    assert choose("int8-g48", (5, 48), "cpu", torch.bfloat16, kernels()).name == "torch-int8"
+    assert label(choose("bitmask", (16, 32), "cpu", torch.bfloat16, kernels())) == NO_KERNEL
     with pytest.raises(UsageError, match="No kernel runs format 'fp4'"):
-        choose("fp4", (16, 32), "cpu", kernels())
+        choose("fp4", (16, 32), "cpu", torch.bfloat16, kernels())
 
 
 def test_other_types_are_refused():
