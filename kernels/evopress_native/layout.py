@@ -1,0 +1,65 @@
+"""Packed weights of the native kernels: one run of bytes that the C code reads front to back. Knows no C and runs nothing.
+
+    64 bytes      header: rows, columns, group, padded group, groups, offset of scales, offset of zeros, 0, as int64
+    codes         blocks of 16 rows; in a block, unit after unit along the columns (words.py); a word is 64 bytes: 16 rows, of each two
+                  neighbouring columns of 16 bits. Every group is padded to a multiple of 32 columns with codes that meet an x of zero
+    scales        float16, by block, group and row
+    zeros         uint8, by block, group and row
+
+Sixteen rows side by side are one vector register, so a row's sum stays in its lane and nothing is added across lanes; two columns a lane
+is what bfloat16 dot products and AMX tiles take. Shapes: R rows out, C columns in, G groups, B blocks of 16 rows, P padded group.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evopress_native.words import UNITS, pieces
+
+BLOCK = 16
+STEP = 32
+"""Columns of one AMX step; groups are padded to multiples of it."""
+HEADER = 64
+
+
+def pack_integers(codes_RC: Tensor, scale_RG: Tensor, zero_RG: Tensor, bits: int) -> Tensor:
+    """Codes (uint8, below 2^bits), float scales that float16 holds and zeros (uint8) as one uint8 tensor."""
+    rows, columns = codes_RC.shape
+    groups = scale_RG.shape[1]
+    group = columns // groups
+    padded, blocks = -(-group // STEP) * STEP, -(-rows // BLOCK)
+    codes = _words(_blocked(codes_RC.view(rows, groups, group), blocks, padded), bits)
+    scales = _by_block(scale_RG.to(torch.float16), blocks)
+    zeros = _by_block(zero_RG, blocks)
+    first = HEADER + codes.numel()
+    second = first + scales.numel() * 2
+    header = torch.tensor([rows, columns, group, padded, groups, first, second, 0])
+    return torch.cat([header.view(torch.uint8), codes, scales.view(torch.uint8), zeros])
+
+
+def _blocked(codes_RGg: Tensor, blocks: int, padded: int) -> Tensor:
+    """(B, 16, G·P): rows and groups padded with zero codes."""
+    rows, groups, group = codes_RGg.shape
+    return functional.pad(codes_RGg, (0, padded - group, 0, 0, 0, blocks * BLOCK - rows)).view(blocks, BLOCK, groups * padded)
+
+
+def _words(codes_BrK: Tensor, bits: int) -> Tensor:
+    """Bytes of the codes, unit by unit."""
+    words, per_unit = UNITS[bits]
+    blocks, rows, wide = codes_BrK.shape
+    units = wide // (2 * per_unit)
+    # block, unit, code of the unit, row, column of the pair
+    split = codes_BrK.view(blocks, rows, units, per_unit, 2).permute(0, 2, 3, 1, 4).to(torch.int32)
+    out = torch.zeros(blocks, units, words, rows, 2, dtype=torch.int32)
+    for code, found in enumerate(pieces(bits)):
+        for piece in found:
+            out[:, :, piece.word] |= ((split[:, :, code] >> piece.at) & ((1 << piece.bits) - 1)) << piece.low
+    return (out - (out >> 15 << 16)).to(torch.int16).view(-1).view(torch.uint8)
+
+
+def _by_block(values_RG: Tensor, blocks: int) -> Tensor:
+    """(B, G, 16) flat, rows padded with zeros."""
+    rows, groups = values_RG.shape
+    return functional.pad(values_RG, (0, 0, 0, blocks * BLOCK - rows)).view(blocks, BLOCK, groups).transpose(1, 2).reshape(-1)
