@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #if TILES
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -137,7 +140,7 @@ INLINE void configure(int tokens) {
     c.palette = 1;
     for (int i = 0; i < 8; i++) {
         c.bytes_a_row[i] = 64;
-        c.rows[i] = (i == 2 || i == 3) ? 16 : (uint8_t)tokens;
+        c.rows[i] = (i == 1 || i == 2) ? 16 : (uint8_t)tokens;
     }
     _tile_loadconfig(&c);
 }

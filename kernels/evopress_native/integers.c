@@ -27,12 +27,22 @@ INLINE void finish(const Job *j, int64_t at, int64_t q, int t, VF dot, VF *total
 #endif
 
 #if TILES
-#define RING 4 /* tiles of sums in flight: a group is finished so many groups later, when its products are long done */
+#define SUMS 4   /* tiles of sums in flight: a group is finished so many groups later, when its products are long done */
+#define BEHIND 4 /* steps between the stores of a B tile and its load, which waits for the stores to reach the cache */
+#define STEP 32  /* columns a step */
 
-INLINE void step(const uint8_t *p, uint16_t *b) {
-    VI v[PARTS * CODES];
-    UNROLL for (int u = 0; u < 32 / COLUMNS; u++) {
-        _mm_prefetch((const char *)(p + AHEAD), _MM_HINT_T0);
+typedef struct {
+    const Job *j;
+    int64_t block, groups, steps; /* steps a group */
+    uint16_t *b;                  /* ring of 2 * BEHIND steps */
+    float *out;                   /* one tile */
+    VF *total;
+} Tiles;
+
+INLINE void expand_step(const uint8_t *p, uint16_t *b) {
+    UNROLL for (int u = 0; u < STEP / COLUMNS; u++) {
+        VI v[PARTS * CODES];
+        _mm_prefetch((const char *)(p + AHEAD + u * 64 * WORDS), _MM_HINT_T0);
         expand(p + u * 64 * WORDS, v);
         UNROLL for (int k = 0; k < CODES; k++)
             UNROLL for (int part = 0; part < PARTS; part++)
@@ -40,78 +50,62 @@ INLINE void step(const uint8_t *p, uint16_t *b) {
     }
 }
 
-#define GROUP(C, slot)                                                                                                                  \
-    do {                                                                                                                               \
-        if (q + slot >= RING) settle_##slot(&s, q + slot - RING);                                                                      \
-        _tile_zero(C);                                                                                                                 \
-        for (int64_t c = 0; c < f->padded; c += 32) {                                                                                  \
-            uint16_t *b = s.b + (turn & 3) * (512 * PARTS);                                                                            \
-            step(p, b);                                                                                                                \
-            p += 64 * WORDS * (32 / COLUMNS);                                                                                          \
-            const uint16_t *x = (const uint16_t *)j->x + (q + slot) * f->padded + c;                                                   \
-            if (turn & 1) {                                                                                                            \
-                _tile_loadd(1, x, j->stride * 2);                                                                                      \
-                _tile_loadd(3, b, 64);                                                                                                 \
-                _tile_dpbf16ps(C, 1, 3);                                                                                               \
-                if (PARTS == 2) { _tile_loadd(2, b + 512, 64); _tile_dpbf16ps(C, 1, 2); }                                              \
-            } else {                                                                                                                   \
-                _tile_loadd(0, x, j->stride * 2);                                                                                      \
-                _tile_loadd(2, b, 64);                                                                                                 \
-                _tile_dpbf16ps(C, 0, 2);                                                                                               \
-                if (PARTS == 2) { _tile_loadd(3, b + 512, 64); _tile_dpbf16ps(C, 0, 3); }                                              \
-            }                                                                                                                          \
-            turn++;                                                                                                                    \
-        }                                                                                                                              \
-    } while (0)
-
-typedef struct {
-    const Job *j;
-    int64_t block;
-    uint16_t *b;
-    float *out;
-    VF *total;
-} State;
-
-INLINE void settle(const State *s, int64_t q, const float *out) {
+INLINE void settle(const Tiles *s, int64_t q) {
     const Job *j = s->j;
-    int64_t at = (s->block * j->form->groups + q) * BLOCK;
+    int64_t at = (s->block * s->groups + q) * BLOCK;
     VF scale = FROM_HALF(j->scales + at), z = ADD(FROM_BYTES(j->zeros + at), SPLAT(BIAS));
     for (int t = 0; t < j->tokens; t++)
-        s->total[t] = FMA(scale, FNMA(z, SPLAT(j->sums[t * j->form->groups + q]), LOADF(out + t * 16)), s->total[t]);
+        s->total[t] = FMA(scale, FNMA(z, SPLAT(j->sums[t * s->groups + q]), LOADF(s->out + t * 16)), s->total[t]);
 }
-#define SETTLE(slot, C)                                                                                                                 \
-    INLINE void settle_##slot(const State *s, int64_t q) {                                                                             \
-        float *out = s->out + slot * 256;                                                                                              \
-        _tile_stored(C, out, 64);                                                                                                      \
-        settle(s, q, out);                                                                                                             \
+
+/* Tile numbers are part of the instruction, so each is a case of its own. */
+#define MULTIPLY(C)                                                                                                                     \
+    if (fresh) {                                                                                                                       \
+        if (q >= SUMS) { _tile_stored(C, s->out, 64); settle(s, q - SUMS); }                                                           \
+        _tile_zero(C);                                                                                                                 \
+    }                                                                                                                                  \
+    _tile_loadd(0, x, s->j->stride * 2);                                                                                               \
+    _tile_loadd(1, b, 64);                                                                                                             \
+    _tile_dpbf16ps(C, 0, 1);                                                                                                           \
+    if (PARTS == 2) { _tile_loadd(2, b + 512, 64); _tile_dpbf16ps(C, 0, 2); }
+#define LAST(C) _tile_stored(C, s->out, 64); settle(s, q)
+
+INLINE void tile_step(const Tiles *s, int64_t step, int64_t q, int fresh) {
+    const uint16_t *x = (const uint16_t *)s->j->x + step * STEP, *b = s->b + step % (2 * BEHIND) * (512 * PARTS);
+    switch (q % SUMS) {
+    case 0: MULTIPLY(4) break;
+    case 1: MULTIPLY(5) break;
+    case 2: MULTIPLY(6) break;
+    default: MULTIPLY(7) break;
     }
-SETTLE(0, 4) SETTLE(1, 5) SETTLE(2, 6) SETTLE(3, 7)
+}
 
 static void tile_blocks(const Job *j, int64_t first, int64_t last) {
     const Form *f = j->form;
-    _Alignas(64) uint16_t b[4 * 512 * PARTS];
-    _Alignas(64) float out[RING * 256];
+    _Alignas(64) uint16_t b[2 * BEHIND * 512 * PARTS];
+    _Alignas(64) float out[256];
     VF total[MOST];
+    const int64_t a_group = f->padded / STEP, all = f->groups * a_group;
+    const int64_t bytes = 64 * WORDS * (STEP / COLUMNS);
     configure((int)j->tokens);
     for (int64_t block = first; block < last; block++) {
-        const uint8_t *p = j->codes + block * (f->groups * f->padded * (BLOCK * BITS / 8));
-        State s = {j, block, b, out, total};
+        const uint8_t *p = j->codes + block * all * bytes;
+        Tiles tiles = {j, block, f->groups, a_group, b, out, total}, *s = &tiles;
         for (int t = 0; t < j->tokens; t++) total[t] = ZERO();
-        int turn = 0;
-        int64_t q = 0;
-        for (; q + RING <= f->groups; q += RING) { GROUP(4, 0); GROUP(5, 1); GROUP(6, 2); GROUP(7, 3); }
-        int64_t left = f->groups - q;
-        if (left > 0) GROUP(4, 0);
-        if (left > 1) GROUP(5, 1);
-        if (left > 2) GROUP(6, 2);
-        /* What the ring still holds, oldest first: slots left .. 3 of the last whole turn, then 0 .. left - 1. */
-        if (left < 1 && q >= RING) settle_0(&s, q - 4);
-        if (left < 2 && q >= RING) settle_1(&s, q - 3);
-        if (left < 3 && q >= RING) settle_2(&s, q - 2);
-        if (q >= RING) settle_3(&s, q - 1);
-        if (left > 0) settle_0(&s, q);
-        if (left > 1) settle_1(&s, q + 1);
-        if (left > 2) settle_2(&s, q + 2);
+        int64_t q = 0, within = 0;
+        for (int64_t step = 0; step < all + BEHIND; step++) {
+            if (step < all) expand_step(p + step * bytes, b + step % (2 * BEHIND) * (512 * PARTS));
+            if (step < BEHIND) continue;
+            tile_step(s, step - BEHIND, q, within == 0);
+            if (++within == a_group) { within = 0; q++; }
+        }
+        for (q = f->groups > SUMS ? f->groups - SUMS : 0; q < f->groups; q++)
+            switch (q % SUMS) {
+            case 0: LAST(4); break;
+            case 1: LAST(5); break;
+            case 2: LAST(6); break;
+            default: LAST(7); break;
+            }
         int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
         for (int t = 0; t < j->tokens; t++) put(j->y + t * f->rows + block * BLOCK, total + t, count);
     }
@@ -266,12 +260,147 @@ static int prepare(Job *j, const X *x) {
     return 0;
 }
 
+#if TILES
+#define PANEL 2   /* row blocks whose dense tiles are made at a time: 2 x 2 tiles of sums use every tile loaded twice */
+#define SPAN 16   /* token tiles a pass over the weights */
+
+/* (v - zero) * scale of two columns a lane, rounded to bfloat16 (halves up). */
+INLINE VI dense_pair(VF even, VF odd) {
+    VI low = _mm512_add_epi32(_mm512_castps_si512(even), _mm512_set1_epi32(0x8000));
+    VI high = _mm512_add_epi32(_mm512_castps_si512(odd), _mm512_set1_epi32(0x8000));
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(low, 16), high, _mm512_set1_epi32((int)0xFFFF0000), 0xF8 /* low | (high & mask) */);
+}
+
+/* B tiles of steps first .. last of one row block, 1 KiB each. */
+static void dense_tiles(const Form *f, const uint8_t *data, int64_t block, int64_t first, int64_t last, uint16_t *to) {
+    const int64_t a_group = f->padded / STEP, bytes = 64 * WORDS * (STEP / COLUMNS);
+    const uint8_t *p = data + sizeof(Form) + (block * f->groups * a_group + first) * bytes;
+    for (int64_t step = first; step < last; step++, p += bytes, to += 512) {
+        int64_t at = (block * f->groups + step / a_group) * BLOCK;
+        VF scale = FROM_HALF((const uint16_t *)(data + f->first) + at);
+        VF shift = FNMA(ADD(FROM_BYTES(data + f->second + at), SPLAT(BIAS)), scale, ZERO());
+        UNROLL for (int u = 0; u < STEP / COLUMNS; u++) {
+            VI v[PARTS * CODES];
+            expand(p + u * 64 * WORDS, v);
+            UNROLL for (int k = 0; k < CODES; k++) {
+                VF even = EVEN(v[k * PARTS]), odd = ODD(v[k * PARTS]);
+#if PARTS == 2
+                even = ADD(even, EVEN(v[k * PARTS + 1]));
+                odd = ADD(odd, ODD(v[k * PARTS + 1]));
+#endif
+                VI pair = dense_pair(FMA(even, scale, shift), FMA(odd, scale, shift));
+                _mm512_store_si512(to + (u * CODES + k) * 32, pair);
+            }
+        }
+    }
+}
+
+/* Token tiles of x: 16 tokens by 32 columns, 1 KiB each, token tile after token tile; what is missing is zero. */
+static void token_tiles(const Form *f, const uint16_t *x, int64_t tokens, int64_t tile, uint16_t *to) {
+    for (int64_t q = 0; q < f->groups; q++)
+        for (int64_t c = 0; c < f->padded; c += STEP, to += 512)
+            for (int64_t t = 0; t < 16; t++) {
+                int64_t count = tile * 16 + t < tokens ? f->group - c : 0;
+                __mmask32 keep = count >= 32 ? 0xFFFFFFFF : count > 0 ? (1u << count) - 1 : 0;
+                _mm512_store_si512(to + t * 32, _mm512_maskz_loadu_epi16(keep, x + (tile * 16 + t) * f->columns + q * f->group + c));
+            }
+}
+
+typedef struct {
+    const Form *f;
+    const uint8_t *data;
+    const uint16_t *tiles; /* token tiles of all steps */
+    float *sums;           /* token tile, row block: 1 KiB each */
+    X *y;
+    int64_t steps, tokens, blocks;
+} Many;
+
+/* Token tiles first .. last times steps from .. to of row blocks block .. block + width. */
+static void panel(const Many *m, uint16_t *dense, int64_t block, int width, int64_t first, int64_t last, int64_t from, int64_t to) {
+    int64_t wide = to - from;
+    for (int i = 0; i < width; i++) dense_tiles(m->f, m->data, block + i, from, to, dense + i * wide * 512);
+    for (int64_t t = first; t < last; t += 2) {
+        int two = t + 1 < last;
+        const uint16_t *a = m->tiles + (t * m->steps + from) * 512, *next = two ? a + m->steps * 512 : a;
+        const uint16_t *b = dense, *right = width > 1 ? dense + wide * 512 : dense;
+        float *sum = m->sums + ((t - first) * m->blocks + block) * 256, *below = sum + m->blocks * 256;
+        if (from) {
+            _tile_loadd(4, sum, 64);
+            if (width > 1) _tile_loadd(5, sum + 256, 64);
+            if (two) _tile_loadd(6, below, 64);
+            if (two && width > 1) _tile_loadd(7, below + 256, 64);
+        } else {
+            _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+        }
+        for (int64_t i = 0; i < wide; i++) {
+            _tile_loadd(0, a + i * 512, 64);
+            _tile_loadd(1, b + i * 512, 64);
+            _tile_dpbf16ps(4, 0, 1);
+            _tile_loadd(2, right + i * 512, 64);
+            _tile_dpbf16ps(5, 0, 2);
+            _tile_loadd(3, next + i * 512, 64);
+            _tile_dpbf16ps(6, 3, 1);
+            _tile_dpbf16ps(7, 3, 2);
+        }
+        _tile_stored(4, sum, 64);
+        if (width > 1) _tile_stored(5, sum + 256, 64);
+        if (two) _tile_stored(6, below, 64);
+        if (two && width > 1) _tile_stored(7, below + 256, 64);
+        if (to < m->steps) continue;
+        for (int64_t row = 0; row < 32 && t * 16 + row < m->tokens; row++)
+            for (int i = 0; i < width; i++) {
+                int64_t r = (block + i) * BLOCK, left = m->f->rows - r;
+                VF value = LOADF((row < 16 ? sum : below) + i * 256 + row % 16 * 16);
+                put(m->y + (t * 16 + row) * m->f->rows + r, &value, (int)(left < BLOCK ? left : BLOCK));
+            }
+    }
+}
+
+/* Many tokens: dense bfloat16 tiles of a panel of rows are made in the second cache and meet SPAN token tiles there. The columns are
+   taken CHUNK steps at a time, so that SPAN token tiles of a chunk stay in that cache too. */
+static int run_many(const uint8_t *data, const X *x, X *y, int64_t tokens, int threads) {
+    const Form *f = (const Form *)data;
+    int64_t steps = f->groups * f->padded / STEP, blocks = (f->rows + BLOCK - 1) / BLOCK, all = (tokens + 15) / 16;
+    int64_t span = all < SPAN ? all : SPAN, chunk = steps < CHUNK ? steps : CHUNK;
+    size_t a = (size_t)(all * steps) * 1024, c = (size_t)((span + 1) * (blocks + 1)) * 1024, d = (size_t)(PANEL * chunk) * 1024;
+    uint8_t *room = scratch(a + c + d * (size_t)threads);
+    if (!room) return 1;
+    Many m = {f, data, (const uint16_t *)room, (float *)(room + a), y, steps, tokens, blocks};
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread = 0, team = 1;
+#ifdef _OPENMP
+        thread = omp_get_thread_num();
+        team = omp_get_num_threads();
+#endif
+        for (int64_t t = all * thread / team; t < all * (thread + 1) / team; t++)
+            token_tiles(f, x, tokens, t, (uint16_t *)room + t * steps * 512);
+        configure(16);
+        uint16_t *dense = (uint16_t *)(room + a + c + d * (size_t)thread);
+        int64_t panels = (blocks + PANEL - 1) / PANEL;
+#pragma omp barrier
+        for (int64_t t = 0; t < all; t += span)
+            for (int64_t from = 0; from < steps; from += chunk)
+                for (int64_t i = panels * thread / team; i < panels * (thread + 1) / team; i++) {
+                    int width = (int)(blocks - i * PANEL < PANEL ? blocks - i * PANEL : PANEL);
+                    int64_t to = from + chunk < steps ? from + chunk : steps, last = t + span < all ? t + span : all;
+                    panel(&m, dense, i * PANEL, width, t, last, from, to);
+                }
+        _tile_release();
+    }
+    return 0;
+}
+#endif
+
 /* y = x Wᵀ. x: tokens × columns, y: tokens × rows, both without gaps. Returns 1 where no memory is left. */
 int run(const uint8_t *data, const X *x, X *y, int64_t tokens, int threads) {
     const Form *f = (const Form *)data;
     Job j = {.form = f, .codes = data + sizeof(Form), .zeros = data + f->second, .scales = (const uint16_t *)(data + f->first)};
     int64_t blocks = (f->rows + BLOCK - 1) / BLOCK;
     if (threads > blocks) threads = (int)blocks;
+#if TILES
+    if (tokens > 2 * MOST) return run_many(data, x, y, tokens, threads);
+#endif
     for (int64_t t = 0; t < tokens; t += MOST) {
         j.tokens = tokens - t < MOST ? tokens - t : MOST;
         j.y = y + t * f->rows;

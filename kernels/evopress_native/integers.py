@@ -22,7 +22,7 @@ from evopress_native.layout import BLOCK, pack_integers
 from evopress_native.machine import Machine, this_machine
 from evopress_native.toolchain import compiler, library
 
-OP_TOKENS = 64
+OP_TOKENS = 10**6
 CHUNK_BYTES = 8 * 2**20
 LEAST_WEIGHTS = 2**16
 """A thread of its own is worth while from so many weights on."""
