@@ -15,7 +15,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 64")
-#define BLOCK 16
+#define BLOCK 16 /* rows side by side */
+#define STEP 32  /* columns of one tile */
+#define MOST 16  /* tokens a pass */
 
 #if X_BFLOAT
 typedef uint16_t X;

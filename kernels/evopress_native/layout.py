@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evopress.api.formats import pack_bits
 from evopress_native.words import UNITS, pieces
 
 BLOCK = 16
@@ -63,3 +64,32 @@ def _by_block(values_RG: Tensor, blocks: int) -> Tensor:
     """(B, G, 16) flat, rows padded with zeros."""
     rows, groups = values_RG.shape
     return functional.pad(values_RG, (0, 0, 0, blocks * BLOCK - rows)).view(blocks, BLOCK, groups).transpose(1, 2).reshape(-1)
+
+
+def pack_bitmask(weight_RC: Tensor, keep_RC: Tensor, pairs: bool) -> Tensor:
+    """Kept weights (float16) as one uint8 tensor:
+
+        64 bytes      header; group is the columns, padded to a multiple of 32
+        masks         by block of 16 rows and pair of columns: 32 bits. pairs: row after row, two columns each; else the one column's rows,
+                      then the other's
+        values        in the order of the bits: bfloat16 if pairs, else float16; 64 bytes of room at the end, since vectors are loaded whole
+        starts        int64 a block: its first value
+    """
+    rows, columns = weight_RC.shape
+    padded, blocks = -(-columns // STEP) * STEP, -(-rows // BLOCK)
+    order = (0, 2, 1, 3) if pairs else (0, 2, 3, 1)
+
+    def ordered(values_RC: Tensor) -> Tensor:
+        full = functional.pad(values_RC, (0, padded - columns, 0, blocks * BLOCK - rows))
+        return full.view(blocks, BLOCK, padded // 2, 2).permute(order).reshape(blocks, -1)
+
+    keep = ordered(keep_RC)
+    values = ordered(weight_RC)[keep].to(torch.bfloat16 if pairs else torch.float16)
+    masks = pack_bits(keep.view(-1, 32).to(torch.uint8), 1).view(-1)
+    counts = keep.sum(1)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])
+    room = -(values.numel() * 2 + 64) % 8 + 64
+    first = HEADER + masks.numel()
+    second = first + values.numel() * 2 + room
+    header = torch.tensor([rows, columns, columns, padded, 1, first, second, 0])
+    return torch.cat([header.view(torch.uint8), masks, values.view(torch.uint8), torch.zeros(room, dtype=torch.uint8), starts.view(torch.uint8)])

@@ -1,0 +1,105 @@
+"""What `native-int` and `native-bitmask` share: compile at first use, call the C, unpack and multiply densely where that is quicker.
+
+Not a kernel of its own. Shapes: R rows out, C columns in, T tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evopress.api import Kernel, Variant
+from evopress.api.formats import decode, variant_bytes
+from evopress_native.layout import BLOCK
+from evopress_native.machine import Machine, this_machine
+from evopress_native.toolchain import compiler, library
+
+DTYPES = (torch.bfloat16, torch.float32)
+UNPACK_TOKENS = 32
+"""Above so many tokens a processor without AMX unpacks the weight for a dense multiply, `CHUNK_BYTES` at a time."""
+CHUNK_BYTES = 8 * 2**20
+LEAST_WEIGHTS = 2**16
+"""A further thread is worth while for each so many weights."""
+
+
+class NativeKernel(Kernel):
+    """x Wᵀ by generated C. Any shape; bfloat16 and float32; Linux on x86-64 with AVX2, and a C compiler.
+
+    packed: `data` uint8 (see layout.py); `form` R×kind×0 uint8, which only carries rows and what the source is generated for.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or this_machine()
+
+    @abstractmethod
+    def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
+        """C source of `run` and `unpack`."""
+
+    @final
+    def runs_here(self, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
+        """Is there a processor, a compiler and a type for it?"""
+        return device == "cpu" and min(shape) > 0 and dtype in DTYPES and self.machine is not None and compiler() is not None
+
+    @final
+    def packed_as(self, data: Tensor, rows: int, kind: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
+        """The packed mapping; compiles what will run it, so that the first call is as quick as the next."""
+        self._functions(kind, dtype)
+        return {"data": data, "form": torch.empty(rows, kind, 0, dtype=torch.uint8)}
+
+    @final
+    def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
+        """T×C to T×R."""
+        data, form, x = packed["data"], packed["form"], x.contiguous()
+        rows, kind, tokens = form.shape[0], form.shape[1], x.shape[0]
+        multiply, unpack, most = self._functions(kind, x.dtype)
+        out = torch.empty(tokens, rows, dtype=x.dtype)
+        threads = min(torch.get_num_threads(), max(1, rows * x.shape[1] // LEAST_WEIGHTS))
+        if tokens <= most:
+            if multiply(data.data_ptr(), x.data_ptr(), out.data_ptr(), tokens, threads):
+                raise MemoryError(f"no memory for {tokens} tokens of {x.shape[1]} columns")
+            return out
+        blocks, step = -(-rows // BLOCK), max(1, CHUNK_BYTES // (BLOCK * x.shape[1] * x.element_size()))
+        chunk = torch.empty(min(rows, step * BLOCK), x.shape[1], dtype=x.dtype)
+        for first in range(0, blocks, step):
+            last = min(blocks, first + step)
+            unpack(data.data_ptr(), chunk.data_ptr(), first, last, threads)
+            some = slice(first * BLOCK, min(rows, last * BLOCK))
+            out[:, some] = functional.linear(x, chunk[: some.stop - some.start])
+        return out
+
+    @final
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """All of it."""
+        return variant_bytes(packed)
+
+    @final
+    def reference(self, x: Tensor, variant: Variant) -> Tensor:
+        """Exact, in float64."""
+        return x.double() @ decode(variant.format, variant.tensors, variant.site.shape).double().T
+
+    def _functions(self, kind: int, dtype: torch.dtype) -> tuple[Callable[..., int], Callable[..., None], float]:
+        if self.machine is None:
+            raise ValueError(f"kernel {self.name} does not run on this processor; ask supports() first")
+        bfloat = dtype == torch.bfloat16
+        most = float("inf") if self.machine.tiles and bfloat else UNPACK_TOKENS
+        return *compiled(self.source(self.machine, kind, bfloat), self.machine, bfloat), most
+
+
+@cache
+def compiled(source: str, machine: Machine, bfloat: bool) -> tuple[Callable[..., int], Callable[..., None]]:
+    """`run` and `unpack` of a source. Raises MissingDependency."""
+    made = library(source, machine.flags)
+    if machine.tiles and bfloat and made.tiles_allowed():
+        raise RuntimeError("Linux does not allow AMX tiles here, though the processor has them")
+    made.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    made.run.restype = ctypes.c_int
+    made.unpack.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+    made.unpack.restype = None
+    return made.run, made.unpack
