@@ -67,13 +67,13 @@ def _by_block(values_RG: Tensor, blocks: int) -> Tensor:
 
 
 def pack_bitmask(weight_RC: Tensor, keep_RC: Tensor, pairs: bool) -> Tensor:
-    """Kept weights (float16) as one uint8 tensor:
+    """Kept weights (float16) as one uint8 tensor.
 
-        64 bytes      header; group is the columns, padded to a multiple of 32
-        masks         by block of 16 rows and pair of columns: 32 bits. pairs: row after row, two columns each; else the one column's rows,
-                      then the other's
-        values        in the order of the bits: bfloat16 if pairs, else float16; 64 bytes of room at the end, since vectors are loaded whole
-        starts        int64 a block: its first value
+    64 bytes      header; group is the columns, padded to a multiple of 32
+    masks         by block of 16 rows and pair of columns: 32 bits. pairs: row after row, two columns each; else the one column's rows,
+                  then the other's
+    values        in the order of the bits: bfloat16 if pairs, else float16; 64 bytes of room at the end, since vectors are loaded whole
+    starts        int64 a block: its first value
     """
     rows, columns = weight_RC.shape
     padded, blocks = -(-columns // STEP) * STEP, -(-rows // BLOCK)
@@ -92,4 +92,5 @@ def pack_bitmask(weight_RC: Tensor, keep_RC: Tensor, pairs: bool) -> Tensor:
     first = HEADER + masks.numel()
     second = first + values.numel() * 2 + room
     header = torch.tensor([rows, columns, columns, padded, 1, first, second, 0])
-    return torch.cat([header.view(torch.uint8), masks, values.view(torch.uint8), torch.zeros(room, dtype=torch.uint8), starts.view(torch.uint8)])
+    parts = (header, masks, values, torch.zeros(room, dtype=torch.uint8), starts)
+    return torch.cat([part.view(torch.uint8) for part in parts])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -65,10 +65,9 @@ def read_machine(cpu_info: str, sizes: dict[str, str], levels: dict[str, str]) -
     flags = set(found.group(1).split()) if found else set()
     if not flags >= BASE:
         return None
-    known = {field.name: field.default for field in fields(Machine)}
     by_level = {levels.get(name, ""): _bytes(size) for name, size in sizes.items()}
-    first, second = by_level.get("1 Data", known["first_bytes"]), by_level.get("2 Unified", known["second_bytes"])
-    return Machine(512 if flags >= WIDE else 256, flags >= DOT, flags >= TILES, int(first), int(second))
+    caches = {key: by_level[level] for key, level in (("first_bytes", "1 Data"), ("second_bytes", "2 Unified")) if by_level.get(level)}
+    return Machine(512 if flags >= WIDE else 256, flags >= DOT, flags >= TILES, **caches)
 
 
 def _bytes(size: str) -> int:

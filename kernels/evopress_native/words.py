@@ -34,7 +34,7 @@ def pieces(bits: int) -> tuple[tuple[Piece, ...], ...]:
     """Where each code of a unit stands."""
     words, codes = UNITS[bits]
     whole = 16 // bits
-    found = [(Piece(word, place * bits, bits, 0),) for word in range(words) for place in range(whole)]
+    found: list[tuple[Piece, ...]] = [(Piece(word, place * bits, bits, 0),) for word in range(words) for place in range(whole)]
     spare = [(word, low) for word in range(words) for low in range(whole * bits, 16)]
     while len(found) < codes:
         own, spare = spare[:bits], spare[bits:]
