@@ -1,7 +1,7 @@
 """Budget: an exact integer limit on one field of Cost. Several budgets hold together.
 
 Written `bits=3.0`, `size=60MiB`, `size=0.5x`, `size=gptq(bits=3,group=64)` (the bytes of that level everywhere), `sparsity=0.6`,
-`params=0.8x`.
+`params=0.8x`, `latency=0.8x` of the dense model or `latency=20ms`, of decoding one token unless it says `latency=0.8x,prefill,batch=4`.
 Called by the run and the command line; the searchers only see `field` and `limit`.
 """
 
@@ -18,11 +18,15 @@ from evopress.api.cost import Cost
 from evopress.api.errors import InfeasibleBudget, UsageError, unknown
 from evopress.api.level import DENSE, Level
 from evopress.api.space import Space
+from evopress.api.workload import Workload
 
-FIELDS: dict[str, Literal["bytes", "params"]] = {"bits": "bytes", "size": "bytes", "sparsity": "params", "params": "params"}
+Field = Literal["bytes", "params", "nanoseconds"]
+FIELDS: dict[str, Field] = {"bits": "bytes", "size": "bytes", "sparsity": "params", "params": "params", "latency": "nanoseconds"}
+UNITS: dict[Field, str] = {"bytes": "bytes", "params": "parameters", "nanoseconds": "nanoseconds"}
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_TIMES = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([A-Za-z]*)", re.ASCII)
+_NUMBER = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*([A-Za-zµ]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Budget:
     """text: as the user wrote it. field: the field of Cost it limits. limit: largest allowed value, with the fixed part of the model."""
 
     text: str
-    field: Literal["bytes", "params"]
+    field: Field
     limit: int
 
     def allows(self, cost: Cost) -> bool:
@@ -39,7 +43,8 @@ class Budget:
 
     def spent(self, cost: Cost) -> int:
         """The part of `cost` this budget limits."""
-        return cost.bytes if self.field == "bytes" else cost.params
+        value: int = getattr(cost, self.field)
+        return value
 
     @staticmethod
     def parse(text: str, space: Space) -> Budget:
@@ -47,10 +52,22 @@ class Budget:
         name, equals, value = text.strip().partition("=")
         name, value = name.strip().lower(), value.strip()
         if not equals or not value:
-            raise UsageError(f"Cannot read budget {text!r}.", "Write it as bits=3.0, size=60MiB, sparsity=0.6 or params=0.8x.")
+            raise UsageError(f"Cannot read budget {text!r}.", "Write it as bits=3.0, size=60MiB, sparsity=0.6, params=0.8x or latency=0.8x.")
         if name not in FIELDS:
             raise unknown("budget", name, FIELDS, repr(text))
-        return Budget(text.strip(), FIELDS[name], _limit(name, value, text, space))
+        return Budget(text.strip(), FIELDS[name], _limit(name, value.partition(",")[0] if name == "latency" else value, text, space))
+
+
+def workload_of(texts: Sequence[str]) -> Workload | None:
+    """What the latency budgets among `texts` are of; None where there are none. Raises UsageError when they are of different things."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name.strip().lower() == "latency":
+            found[text] = Workload.parse(value.partition(",")[2], f"budget {text!r}")
+    if len(set(found.values())) > 1:
+        raise UsageError(f"Budgets {', '.join(map(repr, found))} limit different workloads.", "Limit one workload a study.")
+    return next(iter(found.values()), None)
 
 
 def _number(value: str, what: str) -> tuple[Fraction, str]:
@@ -76,12 +93,12 @@ def _limit(name: str, value: str, text: str, space: Space) -> int:
     if unit == "x":
         if number <= 0:
             raise UsageError(f"Budget {text!r} is not a positive share of the dense model.", f"Write e.g. {name}=0.8x.")
-        return int(number * (dense.bytes if name == "size" else dense.params))
-    table = _UNITS if name == "size" else _COUNTS
+        return int(number * getattr(dense, FIELDS[name]))
+    table = {"size": _UNITS, "params": _COUNTS, "latency": _TIMES}[name]
     if unit not in table:
         raise unknown("unit", unit, [key for key in table if key] + ["x"], repr(text))
     if number <= 0:
-        example = "size=60MiB" if name == "size" else "params=100M"
+        example = {"size": "size=60MiB", "params": "params=100M", "latency": "latency=20ms"}[name]
         raise UsageError(f"Budget {text!r} is not a positive number.", f"Write e.g. {example} or {name}=0.8x.")
     return int(number * table[unit])
 
@@ -113,7 +130,7 @@ def check_feasible(space: Space, budgets: Sequence[Budget]) -> None:
     """Raise InfeasibleBudget, with the feasible interval, when a budget is below the cheapest profile or above the dense model."""
     for budget in budgets:
         low, high = budget.spent(space.cheapest), budget.spent(space.dearest)
-        what = "bytes" if budget.field == "bytes" else "parameters"
+        what = UNITS[budget.field]
         if budget.limit < low:
             advice = "Ask for less compression, or add a method that goes lower (sparsegpt, drop)."
             if low == high:
@@ -133,7 +150,7 @@ def interval(space: Space, budget: Budget) -> str:
     """The feasible interval of a budget, in the unit the user wrote, rounded inwards so that both ends can be asked for, and exactly."""
     name = budget.text.partition("=")[0].strip().lower()
     low, high, base = space.cheapest, space.dearest, space.base
-    exact = f"{budget.spent(low):,} to {budget.spent(high):,} {'bytes' if budget.field == 'bytes' else 'parameters'}"
+    exact = f"{budget.spent(low):,} to {budget.spent(high):,} {UNITS[budget.field]}"
     if name == "bits":
         ends = [Fraction(8 * (cost.bytes - base.bytes), space.weights) for cost in (low, high)]
     elif name == "sparsity":
@@ -141,8 +158,8 @@ def interval(space: Space, budget: Budget) -> str:
     elif name == "size":
         ends = [Fraction(cost.bytes, 2**20) for cost in (low, high)]
     else:
-        ends = [Fraction(cost.params, space.dense.params) for cost in (low, high)]
-    unit = {"size": "MiB", "params": "x"}.get(name, "")
+        ends = [Fraction(budget.spent(cost), max(budget.spent(space.dense), 1)) for cost in (low, high)]
+    unit = {"size": "MiB", "params": "x", "latency": "x"}.get(name, "")
     # Where everything can be dropped the ends are bits=0 and sparsity=1, which are no budgets: the next ones inside are.
     first = max(Fraction(ceil(ends[0] * 1000), 1000), Fraction(1 if name == "bits" else 0, 1000))
     last = min(Fraction(floor(ends[1] * 1000), 1000), Fraction(999, 1000) if name == "sparsity" else ends[1])

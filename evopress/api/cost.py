@@ -7,20 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Stored size.
+    """Stored size, and time where a study limits it.
 
     bytes: every stored byte of the tensors: codes, scales, zeros, masks, indices and padding.
     params: parameters that are stored (the non-zeros of a sparse weight; every weight of a quantised one).
+    nanoseconds: of one pass of the study's workload on this machine, from its LatencyTable; 0 where the study has no latency budget.
     """
 
     bytes: int = 0
     params: int = 0
+    nanoseconds: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.bytes + other.bytes, self.params + other.params)
+        return Cost(self.bytes + other.bytes, self.params + other.params, self.nanoseconds + other.nanoseconds)
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.bytes - other.bytes, self.params - other.params)
+        return Cost(self.bytes - other.bytes, self.params - other.params, self.nanoseconds - other.nanoseconds)
 
 
 ZERO = Cost()

@@ -55,6 +55,10 @@ class Method(ABC):
         """Exact cost from the shape alone; equals the cost of the variant that `compress` will yield."""
 
     @abstractmethod
+    def format(self, site: Site, level: Level) -> str:
+        """Weight format of the variant that `compress` will yield: with it and the cost, its time is read from a LatencyTable."""
+
+    @abstractmethod
     def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         """Yield one variant per level, in the order given. weight: R×C float32, not to be changed in place.
 

@@ -7,16 +7,17 @@ into a Profile. Holds no weights and knows no method; built by `evopress.run` fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 from evopress.api.cost import ZERO, Cost, dense_cost
 from evopress.api.errors import UsageError
-from evopress.api.level import ABSENT, DROP, Level
+from evopress.api.level import ABSENT, DENSE, DROP, Level
 from evopress.api.profile import Profile
 from evopress.api.site import Site
 
 Genotype = tuple[int, ...]
+FIELDS = tuple(field.name for field in fields(Cost))
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,17 @@ class Space:
         picks = self.spread(genotype)
         hidden = self.shadowed(picks)
         chosen = [self.costs[i][pick] for i, pick in enumerate(picks) if not hidden[i]]
-        return Cost(self.fixed.bytes + sum(c.bytes for c in chosen), self.fixed.params + sum(c.params for c in chosen))
+        return Cost(*(getattr(self.fixed, field) + sum(getattr(cost, field) for cost in chosen) for field in FIELDS))
 
     @cached_property
     def cheapest(self) -> Cost:
-        """Least bytes and least parameters any profile can take, each on its own (exact: a drop is taken where it is cheapest)."""
-        return Cost(self._extreme("bytes", min), self._extreme("params", min))
+        """Least of every field that any profile can take, each on its own (exact: a drop is taken where it is cheapest)."""
+        return Cost(*(self._extreme(field, min) for field in FIELDS))
 
     @cached_property
     def dearest(self) -> Cost:
-        """Most bytes and most parameters any profile can take, each on its own."""
-        return Cost(self._extreme("bytes", max), self._extreme("params", max))
+        """Most of every field that any profile can take, each on its own."""
+        return Cost(*(self._extreme(field, max) for field in FIELDS))
 
     def _extreme(self, field: str, pick: Callable[[list[int]], int]) -> int:
         # Bottom-up over the tree of sites. Linked genes are treated site by site, which is exact as long as every linked site
@@ -176,7 +177,9 @@ class Space:
     @cached_property
     def dense(self) -> Cost:
         """Cost of the uncompressed model."""
-        return self.base + dense_cost(self.weights)
+        timed = [costs[levels.index(DENSE)] for levels, costs in zip(self.levels, self.costs, strict=True) if DENSE in levels]
+        nanoseconds = self.fixed.nanoseconds + sum(cost.nanoseconds for cost in timed)
+        return replace(self.base + dense_cost(self.weights), nanoseconds=nanoseconds)
 
     def bits(self, cost: Cost) -> float:
         """Mean stored bits a linear weight, metadata and padding included."""

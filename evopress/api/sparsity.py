@@ -60,6 +60,11 @@ class SparsityMethod(Method):
         check_offered(self, site, [level])
         return sparsity_cost(site.shape, level)
 
+    @final
+    def format(self, site: Site, level: Level) -> str:
+        """A bit mask and the values it keeps."""
+        return "bitmask"
+
 
 def sparsity_levels(
     method: str, shape: tuple[int, int], shares: Sequence[float], steps: int, step_weights: int, **extra: Scalar

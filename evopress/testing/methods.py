@@ -63,6 +63,8 @@ def _check_site(method: Method, site: Site, seed: int) -> list[str]:
         variants = _compress(method, site, weight_RC, stats, levels)
         for level, variant in variants.items():
             _check_variant(variant, site, level, costs[level])
+            named = method.format(site, level)
+            _require(variant.format == named, f"{level} at {site.name}: the method names format {named}, and made {variant.format}.")
         _check_repeatable(method, site, weight_RC, stats, variants)
         if site.kind == "linear":
             _check_errors(site, weight_RC, stats, variants)

@@ -47,6 +47,10 @@ class Drop(Method):
         check_offered(self, site, [level])
         return ZERO
 
+    def format(self, site: Site, level: Level) -> str:
+        """Nothing."""
+        return "absent"
+
     def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         """Yield the absent variant; the weight is not read."""
         check_offered(self, site, levels)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from evopress.api import Cost, Level, Method, Site, Statistics, Variant
-from evopress.api.formats import group_width, int_cost, int_variant
+from evopress.api.formats import group_width, int_cost, int_format, int_variant
 from evopress.api.level import Scalar
 from evopress.api.linalg import check_weight, second_moment
 from evopress.api.options import as_tuple, check_flag, check_int, check_offered, check_share
@@ -56,6 +56,10 @@ class Gptq(Method):
         """Codes, scales and zeros."""
         check_offered(self, site, [level])
         return int_cost(site.shape, level.option("bits"), group_width(self.group, site.shape[1]) or 1)
+
+    def format(self, site: Site, level: Level) -> str:
+        """Grouped integers."""
+        return int_format(level.option("bits"), group_width(self.group, site.shape[1]) or 1)
 
     def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         """Solve all levels with one factorisation and one sweep. Raises NumericalError naming the site."""

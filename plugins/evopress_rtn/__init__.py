@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from evopress.api import Cost, Level, Method, Site, Statistics, Variant
-from evopress.api.formats import group_width, int_cost, int_variant, minmax_grid
+from evopress.api.formats import group_width, int_cost, int_format, int_variant, minmax_grid
 from evopress.api.linalg import check_weight
 from evopress.api.options import as_tuple, check_int, check_offered
 from evopress.hooks.specs import hookimpl
@@ -46,6 +46,10 @@ class Rtn(Method):
         """Codes, scales and zeros."""
         check_offered(self, site, [level])
         return int_cost(site.shape, level.option("bits"), group_width(self.group, site.shape[1]) or 1)
+
+    def format(self, site: Site, level: Level) -> str:
+        """Grouped integers."""
+        return int_format(level.option("bits"), group_width(self.group, site.shape[1]) or 1)
 
     def compress(self, site: Site, weight: Tensor, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         """Round at every level. Raises NumericalError for a weight that is not finite."""

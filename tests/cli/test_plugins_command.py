@@ -37,6 +37,9 @@ class Liar(Method):
     def cost(self, site: Site, level: Level) -> Cost:
         return Cost(1, 1)
 
+    def format(self, site: Site, level: Level) -> str:
+        return "dense"
+
     def compress(self, site: Site, weight: object, stats: Statistics, levels: Sequence[Level]) -> Iterator[Variant]:
         yield from ()
 
