@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -43,12 +42,16 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class KernelRow:
-    """One format, run by the kernel that `choose` picks, at one shape and number of tokens.
+    """One kernel at one format, shape and number of tokens.
 
-    timing: seconds a call. ratio_to_dense: seconds over those of the dense layer, paired in the same rounds; below 1 is faster.
-    weight_bytes: what the kernel keeps in memory. gigabytes_per_second: weights and activations moved, over the median.
+    format: as methods name it; a bitmask with its share of kept weights, `bitmask@0.5`.
+    timing: seconds a call with weights that are in no inner cache. warm: with weights that were just used.
+    ratio_to_dense: seconds over those of the dense layer, paired in the same rounds; below 1 is faster.
+    weight_bytes: what the kernel keeps in memory. read_bytes: what of it a call reads. gigabytes_per_second: weights read and activations
+        moved, over the median.
     floor_seconds: least time this machine would need for the same bytes and operations; floor_share: that over the median, 1 is perfect
         and 0 means that nothing needs doing (`absent`).
+    rounding: error the kernel adds on purpose, as it states it.
     """
 
     kernel: str
@@ -58,11 +61,14 @@ class KernelRow:
     tokens: int
     dtype: str
     timing: Timing
+    warm: Timing
     ratio_to_dense: Timing
     weight_bytes: int
+    read_bytes: int
     gigabytes_per_second: float
     floor_seconds: float
     floor_share: float
+    rounding: float
 
 
 def measure_floor(
@@ -102,14 +108,17 @@ def wait(device: str) -> None:
 
 def bench_kernels(
     kernels: Iterable[Kernel], generator: torch.Generator, shapes: Sequence[tuple[int, int]] = DEMO_SHAPES,
-    tokens: Sequence[int] = DEMO_TOKENS, formats: Sequence[str] = DEMO_FORMATS, dtypes: Sequence[torch.dtype] = DTYPES, rounds: int = 21,
-    working_set_bytes: int = 2**26, floor: Floor | None = None, clock: Clock = time.perf_counter,
+    tokens: Sequence[int] = DEMO_TOKENS, formats: Sequence[str] = DEMO_FORMATS, dtypes: Sequence[torch.dtype] = DTYPES, rounds: int = 7,
+    max_seconds: float = 3.0, working_set_bytes: int = 2**26, every: bool = False, floor: Floor | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Iterator[KernelRow]:  # fmt: skip
-    """Time every format at every shape, number of tokens and type; yields rows as they are measured.
+    """Time formats at every shape, number of tokens and type; yields rows as they are measured, the dense layer's first.
 
-    In each round every format runs once, dense first, so that drift hits all alike. Each call uses another copy of the weights, as many as
-    fill `working_set_bytes`, because a model never finds a layer's weights in the inner caches. Formats that no kernel runs at a shape, or
-    whose group does not divide its columns, are left out. Raises UsageError for a type that kernels do not take, or no rounds.
+    every: all kernels that support a format; else the one that `choose` picks. In each round every kernel runs twice, dense first, so that
+    drift hits all alike: on weights that were not used for `working_set_bytes`, because a model never finds a layer's weights in the inner
+    caches, and on the same again. Rounds go on, at least `rounds` of them, until every median is known to 5 % or `max_seconds` are over.
+    Formats that no kernel runs at a shape, or that do not fit it, are left out. Raises UsageError for a type that kernels do not take, or
+    no rounds.
     """
     kernels = list(kernels)
     if rounds < 1 or any(dtype not in DTYPES for dtype in dtypes):
@@ -117,53 +126,82 @@ def bench_kernels(
     floor = measure_floor(dtypes, clock=clock) if floor is None else floor
     for shape in shapes:
         for dtype in dtypes:
-            jobs = _jobs(kernels, generator, shape, formats, dtype, working_set_bytes)
+            jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every))
             for count in tokens:
                 x_TC = torch.randn(count, shape[1], generator=generator).to(dtype)
-                yield from _rows(jobs, x_TC, shape, rounds, floor, clock)
+                yield from _rows(jobs, x_TC, shape, rounds, max_seconds, floor, clock)
 
 
 @dataclass(frozen=True)
 class _Job:
     kernel: Kernel
     format: str
-    weight_bytes: int
-    run: Callable[[Tensor], Tensor]
+    packed: tuple[Mapping[str, Tensor], ...]
 
 
 def _jobs(
-    kernels: list[Kernel], generator: torch.Generator, shape: tuple[int, int], formats: Sequence[str], dtype: torch.dtype, working_set: int
-) -> list[_Job]:  # fmt: skip
-    jobs = []
-    for format in dict.fromkeys(("dense", *formats)):
+    kernels: Sequence[Kernel], generator: torch.Generator, shape: tuple[int, int], formats: Sequence[str], dtype: torch.dtype,
+    working_set: int, every: bool,
+) -> Iterator[_Job]:  # fmt: skip
+    for text in dict.fromkeys(("dense", *formats)):
+        format, density = split_cell(text)
         if not fits_format(format, shape):
             continue
-        kernel = choose(format, shape, "cpu", dtype, kernels)
-        packed = kernel.pack(random_variant(format, shape, generator), dtype)
-        size = variant_bytes(packed)
-        copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(min(1024, max(1, working_set // max(1, size))))]
-        turn = cycle(copies if size else copies[:1])
-        jobs.append(_Job(kernel, format, size, lambda x, kernel=kernel, turn=turn: kernel.run(x, next(turn))))  # type: ignore[misc]
-    return jobs
+        chosen = [choose(format, shape, "cpu", dtype, kernels)]
+        if every:
+            chosen = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, "cpu", dtype)] or chosen
+        variant = random_variant(format, shape, generator, density)
+        for kernel in chosen:
+            packed = kernel.pack(variant, dtype)
+            count = min(1024, max(1, working_set // max(1, variant_bytes(packed))))
+            copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(count - 1)] if variant_bytes(packed) else []
+            yield _Job(kernel, text, (packed, *copies))
 
 
-def _rows(jobs: list[_Job], x_TC: Tensor, shape: tuple[int, int], rounds: int, floor: Floor, clock: Clock) -> Iterator[KernelRow]:
-    samples: list[list[float]] = [[] for _ in jobs]
+def split_cell(text: str) -> tuple[str, float]:
+    """`bitmask@0.3` as format and share of kept weights; a half where none is named. Raises UsageError."""
+    format, at, share = text.partition("@")
+    if not at:
+        return format, 0.5
+    try:
+        density = float(share)
+    except ValueError:
+        density = -1.0
+    if format != "bitmask" or not 0 <= density <= 1:
+        raise UsageError(f"Cannot read the format {text!r}.", "A share of kept weights stands behind bitmask only, as in bitmask@0.3.")
+    return format, density
+
+
+def _rows(
+    jobs: Sequence[_Job], x_TC: Tensor, shape: tuple[int, int], rounds: int, max_seconds: float, floor: Floor, clock: Clock
+) -> Iterator[KernelRow]:
+    cold: list[list[float]] = [[] for _ in jobs]
+    warm: list[list[float]] = [[] for _ in jobs]
+    begin, turn = clock(), -2
     with torch.no_grad():
-        for turn in range(-2, rounds):
-            for job, own in zip(jobs, samples, strict=True):
-                seconds = time_once(lambda job=job: job.run(x_TC), clock)  # type: ignore[misc]
+        while turn < rounds or (clock() - begin < max_seconds and not _known(cold)):
+            for job, first, again in zip(jobs, cold, warm, strict=True):
+                packed = job.packed[turn % len(job.packed)]
+                pair = [time_once(lambda job=job, packed=packed: job.kernel.run(x_TC, packed), clock) for _ in range(2)]  # type: ignore[misc]
                 if turn >= 0:
-                    own.append(seconds)
-    timings = [Timing.of(own) for own in samples]
+                    first.append(pair[0])
+                    again.append(pair[1])
+            turn += 1
+    timings = [Timing.of(own) for own in cold]
     dtype, tokens = _name(x_TC.dtype), x_TC.shape[0]
-    for job, timing in zip(jobs, timings, strict=True):
-        moved = job.weight_bytes + tokens * sum(shape) * x_TC.element_size() if job.weight_bytes else 0
+    for job, timing, again in zip(jobs, timings, warm, strict=True):
+        read = job.kernel.read_bytes(job.packed[0], tokens)
+        moved = read + tokens * sum(shape) * x_TC.element_size() if read else 0
         least = floor.seconds(moved, 2 * tokens * math.prod(shape) if moved else 0, dtype)
         yield KernelRow(
-            job.kernel.name, label(job.kernel), job.format, shape, tokens, dtype, timing, ratio(timing, timings[0]),
-            job.weight_bytes, moved / timing.median / 1e9, least, least / timing.median,
+            job.kernel.name, label(job.kernel), job.format, shape, tokens, dtype, timing, Timing.of(again), ratio(timing, timings[0]),
+            variant_bytes(job.packed[0]), read, moved / timing.median / 1e9, least, least / timing.median, job.kernel.rounding,
         )  # fmt: skip
+
+
+def _known(samples: Sequence[Sequence[float]]) -> bool:
+    """Are all medians known to 5 %? Looked at every eighth round only, since sorting costs more than a fast kernel."""
+    return len(samples[0]) % 8 == 0 and all(Timing.of(own).relative_interval <= 0.05 for own in samples)
 
 
 def _name(dtype: torch.dtype) -> str:

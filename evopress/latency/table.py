@@ -1,0 +1,68 @@
+"""LatencyTable: what a matrix of a format and shape, and the rest of a model, take on this machine. A missing cell is an error.
+
+Measures nothing and knows no store; filled by `evopress.pricing` from stored measurements, written by `evopress kernels bench`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evopress.api import NotFound, SiteKind
+from evopress.api.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """format: as methods name it; a bitmask with its share of kept weights, `bitmask@0.5`. shape: (rows out, columns in)."""
+
+    format: str
+    shape: tuple[int, int]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of one call: median of n, with its interval."""
+
+    kernel: str
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a model does beside its linear layers: `kind` is that of a site (norms, attention, activations of one), or "model" for what
+    runs once (embedding, head, the loop). model: digest of the configuration.
+    """
+
+    model: str
+    kind: SiteKind | str
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries."""
+
+    cells: Mapping[Cell, Sequence[Measured]] = field(default_factory=dict)
+    parts: Mapping[Part, Measured] = field(default_factory=dict)
+    about: str = ""
+
+    def best(self, cell: Cell) -> Measured:
+        """The fastest kernel of a cell. Raises NotFound."""
+        found = self.cells.get(cell)
+        if not found:
+            raise NotFound(f"{cell.format} of {cell.shape[0]}x{cell.shape[1]} at {cell.tokens} tokens was never timed on {self.about}.")
+        return min(found, key=lambda measured: (measured.median, measured.kernel))
+
+    def missing(self, cells: Iterable[Cell], parts: Iterable[Part]) -> tuple[list[Cell], list[Part]]:
+        """What the table does not hold."""
+        return sorted({cell for cell in cells if not self.cells.get(cell)}), [part for part in parts if part not in self.parts]
+
+
+def cell_format(format: str, density: float) -> str:
+    """How a table names a format whose time depends on how much is kept: `bitmask@0.5`; any other as it is."""
+    return f"bitmask@{density:.4g}" if format == "bitmask" else format

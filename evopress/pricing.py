@@ -1,0 +1,115 @@
+"""Puts this machine's LatencyTable on a space, so that nanoseconds are a field of its costs like bytes. Times nothing.
+
+Called by the plan, the run and the command line. A cell that was never measured is an error with the command that measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from evopress.api import DENSE, DROP, Cost, Method, NotFound, Site, Space, UsageError
+from evopress.api.workload import Workload
+from evopress.latency.table import Cell, LatencyTable, Measured, Part, cell_format
+
+if TYPE_CHECKING:
+    from evopress.store import LatencyRow, Store
+
+KERNEL, PART = "kernel", "part"
+"""Phases of stored rows: one matrix alone, and what a model does beside its matrices."""
+ABOUT = ("cpu", "gpu", "flags", "capability", "threads", "usable_cores", "torch", "transformers", "dtype")
+"""What two rows must share to stand in one table."""
+
+
+def environment(device: str, dtype: str) -> dict[str, Any]:
+    """Fingerprint of the machine and its libraries, with the type of the activations."""
+    from evopress.latency.clock import fingerprint
+
+    return {**fingerprint(device), "dtype": dtype}
+
+
+def read_table(store: Store, device: str, dtype: str) -> LatencyTable:
+    """What was measured on this machine, with these libraries and threads; the last measurement of each kernel counts."""
+    here = environment(device, dtype)
+    return table_of([row for phase in (KERNEL, PART) for row in store.latencies(phase=phase)], here)
+
+
+def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTable:
+    """A table of stored rows, oldest first, that were measured under `here`."""
+    cells: dict[Cell, dict[str, Measured]] = {}
+    parts: dict[Part, Measured] = {}
+    for row in rows:
+        if row.device != here["device"] or any(row.environment.get(key) != here.get(key) for key in ABOUT):
+            continue
+        measured = Measured(row.kernel, row.median_seconds, row.low_seconds, row.high_seconds, row.samples)
+        if row.phase == PART:
+            workload = Workload.parse(row.environment["workload"], "a stored row")
+            parts[Part(row.environment["model"], row.format, workload)] = measured
+        elif not row.environment.get("rounding"):
+            cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
+    about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
+    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about)
+
+
+def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
+    """What a linear site multiplies at a level of this format and cost."""
+    return Cell(cell_format(format, cost.params / site.weights), site.shape, workload.tokens)
+
+
+def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, workload: Workload, model: str, name: str) -> Space:
+    """The space with nanoseconds in all its costs. model, name: digest of its configuration, and what `-m` takes.
+
+    Raises NotFound, naming the command that measures what the table lacks.
+    """
+    kinds = {site.kind for site in space.sites if site.kind != "linear"}
+    parts = {kind: Part(model, kind, workload) for kind in (*sorted(kinds), "model")}
+    cells: dict[tuple[int, int], Cell] = {}
+    for position, site in enumerate(space.sites):
+        for place, (level, cost) in enumerate(zip(space.levels[position], space.costs[position], strict=True)):
+            if site.kind == "linear":
+                format = "dense" if level == DENSE else "absent" if level == DROP else methods[level.method].format(site, level)
+                cells[position, place] = cell_of(site, format, cost, workload)
+    lost_cells, lost_parts = table.missing(cells.values(), parts.values())
+    if lost_cells or lost_parts:
+        formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
+        command = f"evopress kernels bench --workload {workload}{f' --model {name}' if name else ''}"
+        what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]] + [f"its {part.kind}" for part in lost_parts[:1]]
+        more = f" and {len(lost_cells) + len(lost_parts) - len(what)} more" if len(lost_cells) + len(lost_parts) > len(what) else ""
+        raise NotFound(
+            f"A latency budget needs measured times, and {', '.join(what)}{more} were never timed on {table.about}.",
+            f"Run: {command} {' '.join(f'--format {format}' for format in formats)}",
+        )
+
+    def nanoseconds(position: int, place: int) -> int:
+        site, level = space.sites[position], space.levels[position][place]
+        if site.kind != "linear":
+            return 0 if level == DROP else round(table.parts[parts[site.kind]].median * 1e9)
+        return round(table.best(cells[position, place]).median * 1e9)
+
+    costs = tuple(
+        tuple(replace(cost, nanoseconds=nanoseconds(position, place)) for place, cost in enumerate(row))
+        for position, row in enumerate(space.costs)
+    )
+    fixed = replace(space.fixed, nanoseconds=round(table.parts[parts["model"]].median * 1e9))
+    return replace(space, costs=costs, fixed=fixed)
+
+
+def without_useless(space: Space, fields: Sequence[str]) -> Space:
+    """The space without levels that take no less than `dense` in any of the fields: dense is as quick, and loses nothing.
+
+    Raises UsageError when nothing is left to choose.
+    """
+    levels, costs = [], []
+    for own, prices in zip(space.levels, space.costs, strict=True):
+        dense = prices[own.index(DENSE)]
+        kept = [
+            place
+            for place, (level, cost) in enumerate(zip(own, prices, strict=True))
+            if level in (DENSE, DROP) or any(getattr(cost, field) < getattr(dense, field) for field in fields)
+        ]
+        levels.append(tuple(own[place] for place in kept))
+        costs.append(tuple(prices[place] for place in kept))
+    if all(len(own) == 1 for own in levels):
+        raise UsageError("No level of the study is faster than the dense model here.", "See: evopress kernels bench.")
+    return replace(space, levels=tuple(levels), costs=tuple(costs))
