@@ -23,6 +23,7 @@ from evopress.hooks.registry import Registry
 from evopress.knowledge import Known
 from evopress.plan import Plan, default_options, make_plan, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
+from evopress.pricing import tables
 from evopress.provenance import commit
 from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
@@ -90,7 +91,7 @@ def compete(
     registry = registry or Registry.load()
     wanted = _chosen(contest, only, seeds)
     kept = latest()
-    plan, texts = _rehearsed(contest, registry, home, listen, device, dtype)
+    plan, texts = _rehearsed(contest, registry, storage, home, listen, device, dtype)
     store = Store.open(storage)
     try:
         load_reference(store)
@@ -142,7 +143,7 @@ def replay(
     Raises NotFound when the store or the bank is missing.
     """
     registry = registry or Registry.load()
-    plan, texts = _rehearsed(contest, registry, home, listen, device, dtype)
+    plan, texts = _rehearsed(contest, registry, storage, home, listen, device, dtype)
     with Store.open(storage, create=False) as store:
         bench = Workbench(plan, texts, registry, store, home, listen, device, dtype, clock=clock)
         if not bench.bank_is_complete:
@@ -181,11 +182,13 @@ def _kept_text(document: Document, contest: Contest, wanted: Sequence[tuple[str,
     return f"{count} runs are kept from {source.name}{by}" if there else ""
 
 
-def _rehearsed(contest: Contest, registry: Registry, home: Path, listen: Listener, device: str, dtype: str) -> tuple[Plan, Texts]:
+def _rehearsed(
+    contest: Contest, registry: Registry, storage: str, home: Path, listen: Listener, device: str, dtype: str
+) -> tuple[Plan, Texts]:
     """Plan and texts, once every entrant was made on made-up knowledge: what is wrong with one is told before the bank is built."""
     check_device(device)
     check_dtype(dtype)
-    plan = make_plan(contest.study, registry, home)
+    plan = make_plan(contest.study, registry, home, tables(storage, home, device, dtype))
     listen(Progress("plan", f"{plan.ref.name}: contest of {', '.join(contest.entrants)}"))
     texts = Texts(plan, listen)
     for entrant in contest.entrants.values():

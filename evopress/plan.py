@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,15 @@ from evopress.api import (
     order_levels,
     unknown,
 )
+from evopress.api.budget import FIELDS, workload_of
 from evopress.api.level import parse_method
 from evopress.api.study import Study
+from evopress.api.workload import Workload
 from evopress.hooks.registry import Registry, check_options, searcher_options
+from evopress.latency.table import LatencyTable
 from evopress.models.load import ModelRef, resolve, skeleton
 from evopress.models.sites import SiteMap, check_coverage, find_sites
+from evopress.pricing import priced, without_useless
 
 ENDLESS = 10**9
 """Rounds or generations of a rival that ends by its evaluations or tokens."""
@@ -43,7 +47,7 @@ ENDLESS = 10**9
 class Plan:
     """A study whose names are resolved and whose budgets are known to be feasible, each on its own.
 
-    positions: of the model, None for no limit.
+    positions: of the model, None for no limit. workload, table: what a latency budget is of, and the measured times; None without one.
     """
 
     study: Study
@@ -53,6 +57,8 @@ class Plan:
     space: Space
     budgets: tuple[Budget, ...]
     positions: int | None = None
+    workload: Workload | None = None
+    table: LatencyTable | None = None
 
     @property
     def coverage(self) -> float:
@@ -75,10 +81,11 @@ class Plan:
         )
 
 
-def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
+def make_plan(study: Study, registry: Registry, home: Path, tables: Callable[[], LatencyTable] | None = None) -> Plan:
     """Resolve names, find sites, check coverage and budgets. Of a hub id, only the configuration is fetched.
 
-    Raises UsageError, NotFound, InfeasibleBudget.
+    tables: gives this machine's LatencyTable; asked for by a latency budget only, and such a study cannot be planned without.
+    Raises UsageError, NotFound (a cell of the table that was never measured, too), InfeasibleBudget.
     """
     where = f"study {study.name}"
     registry.get("fitness", study.fitness, where)
@@ -98,9 +105,17 @@ def make_plan(study: Study, registry: Registry, home: Path) -> Plan:
     sitemap = find_sites(model)
     check_coverage(sitemap)
     space = build_space(sitemap, list(methods.values()), study.links)
+    workload, table = workload_of(study.budgets), None
+    if workload is not None:
+        if tables is None:
+            raise UsageError(f"Study {study.name} has a latency budget, which is of no use here.", "Leave it out.")
+        table = tables()
+        space = priced(space, methods, table, workload, ref.config_digest, study.model)
+        fields = {FIELDS[text.partition("=")[0].strip().lower()] for text in study.budgets}
+        space = without_useless(space, sorted(fields))
     budgets = tuple(Budget.parse(text, space) for text in study.budgets)
     check_feasible(space, budgets)
-    plan = Plan(study, ref, sitemap, methods, space, budgets, positions)
+    plan = Plan(study, ref, sitemap, methods, space, budgets, positions, workload, table)
     _check_reach(plan)
     return plan
 

@@ -5,8 +5,10 @@ Called by the plan, the run and the command line. A cell that was never measured
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import DENSE, DROP, Cost, Method, NotFound, Site, Space, UsageError
@@ -27,6 +29,20 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
     from evopress.latency.clock import fingerprint
 
     return {**fingerprint(device), "dtype": dtype}
+
+
+def tables(storage: str, home: Path, device: str, dtype: str, clock: Callable[[], float] = time.perf_counter) -> Callable[[], LatencyTable]:
+    """What `make_plan` asks for the table of this machine, if a study needs one. dtype: `auto` is what a run would take."""
+
+    def read() -> LatencyTable:
+        from evopress.precision import remembered_dtype
+        from evopress.store import Store
+
+        name = str(remembered_dtype(home, device, clock)).removeprefix("torch.") if dtype == "auto" else dtype
+        with Store.open(storage) as store:
+            return read_table(store, device, name)
+
+    return read
 
 
 def read_table(store: Store, device: str, dtype: str) -> LatencyTable:
@@ -98,18 +114,20 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
 def without_useless(space: Space, fields: Sequence[str]) -> Space:
     """The space without levels that take no less than `dense` in any of the fields: dense is as quick, and loses nothing.
 
-    Raises UsageError when nothing is left to choose.
+    Linked sites keep a level that is of use at one of them. Raises UsageError when nothing is left to choose.
     """
-    levels, costs = [], []
-    for own, prices in zip(space.levels, space.costs, strict=True):
+
+    def useful(position: int, place: int) -> bool:
+        own, prices = space.levels[position], space.costs[position]
         dense = prices[own.index(DENSE)]
-        kept = [
-            place
-            for place, (level, cost) in enumerate(zip(own, prices, strict=True))
-            if level in (DENSE, DROP) or any(getattr(cost, field) < getattr(dense, field) for field in fields)
-        ]
-        levels.append(tuple(own[place] for place in kept))
-        costs.append(tuple(prices[place] for place in kept))
+        return own[place] in (DENSE, DROP) or any(getattr(prices[place], field) < getattr(dense, field) for field in fields)
+
+    levels, costs = list(space.levels), list(space.costs)
+    for sites in space.genes:
+        kept = [place for place in range(len(levels[sites[0]])) if any(useful(site, place) for site in sites)]
+        for site in sites:
+            levels[site] = tuple(space.levels[site][place] for place in kept)
+            costs[site] = tuple(space.costs[site][place] for place in kept)
     if all(len(own) == 1 for own in levels):
         raise UsageError("No level of the study is faster than the dense model here.", "See: evopress kernels bench.")
     return replace(space, levels=tuple(levels), costs=tuple(costs))

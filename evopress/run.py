@@ -23,6 +23,7 @@ from evopress.knowledge import Known
 from evopress.memory import Memory
 from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
+from evopress.pricing import tables
 from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
 from evopress.report.statistics import interval, paired
@@ -64,7 +65,7 @@ def execute(
     registry = registry or Registry.load()
     check_device(device)
     check_dtype(dtype)
-    plan = make_plan(study, registry, home)
+    plan = make_plan(study, registry, home, tables(storage, home, device, dtype, clock))
     listen(Progress("plan", facts(plan)))
     texts = Texts(plan, listen)
     rehearse(plan, registry, texts)
@@ -289,7 +290,9 @@ def open_profile(
             "Name a profile of a finished comparison: evopress leaderboard.",
         )
     found = store.find_study(results[-1].study)
-    study = Study.make({"name": found.name, **found.definition, "least_coverage": 0}, f"stored study {found.name}")
+    # The budgets were met when it was found; those of another machine's times need not even be plannable here.
+    definition = {**found.definition, "least_coverage": 0, "budgets": ["size=1x"]}
+    study = Study.make({"name": found.name, **definition}, f"stored study {found.name}")
     options = last_options(store, found.id)
     device, dtype = device or options.get("device", "cpu"), dtype or options.get("dtype", "auto")
     registry = Registry.load()

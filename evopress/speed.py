@@ -10,6 +10,7 @@ from typing import Any
 
 from evopress.api import Profile
 from evopress.events import Progress
+from evopress.pricing import environment
 from evopress.store import LatencyRow
 from evopress.workbench import Workbench
 
@@ -36,14 +37,14 @@ def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
 
 
 def _known(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds | None:
-    prompt, decode = _lengths(bench)
-    environment = _environment(bench)
-    asked = {("prefill", prompt), ("decode", decode)}
+    prompt, decode, batch = _lengths(bench)
+    here = _environment(bench)
+    asked = {("prefill", prompt, batch), ("decode", decode, batch)}
     rows = {
         label: [
             row
             for row in bench.store.latencies(profile_id=bench.profile_id(profile))
-            if row.environment == environment and (row.phase, row.tokens) in asked
+            if row.environment == here and (row.phase, row.tokens, row.batch) in asked
         ]
         for label, profile in profiles.items()
     }
@@ -51,40 +52,44 @@ def _known(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds | None:
 
 
 def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
-    from evopress.latency.runtime import bench_interleaved, build
+    import torch
+
+    from evopress.latency.runtime import bench_interleaved, build, fastest, first_fitting
 
     bench.listen(Progress("speed", f"timing {', '.join(profiles)}", 0, len(profiles)))
     bench.stitcher.restore()
-    kernels = bench.registry.kernels()
+    kernels, table, workload = bench.registry.kernels(), bench.plan.table, bench.plan.workload
+    pick = fastest(kernels, table, workload.tokens) if table and workload else first_fitting(kernels, torch.device(bench.device).type)
     by_digest = {profile.digest: profile for profile in profiles.values()}
-    packed = {digest: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, kernels) for digest, one in by_digest.items()}
-    prompt, decode = _lengths(bench)
-    environment = _environment(bench)
+    packed = {digest: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, pick) for digest, one in by_digest.items()}
+    prompt, decode, batch = _lengths(bench)
+    here = _environment(bench)
     known: dict[str, dict[str, LatencyRow]] = {}
-    for digest, speed in bench_interleaved(packed, prompt, decode, repeats=REPEATS).items():
+    for digest, speed in bench_interleaved(packed, prompt, decode, batch, repeats=REPEATS).items():
         known[digest] = {}
         for phase, timing, tokens in zip(PHASES, (speed.prefill, speed.decode), (speed.prompt_tokens, speed.decode_tokens), strict=True):
             row = LatencyRow(
                 kernel=" + ".join(f"{name} ×{count}" for name, count in sorted(speed.kernels.items())), device=bench.device, phase=phase,
-                batch=speed.batch, tokens=tokens, threads=environment["threads"], samples=timing.n, median_seconds=timing.median,
+                batch=speed.batch, tokens=tokens, threads=here["threads"], samples=timing.n, median_seconds=timing.median,
                 low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=speed.batch * tokens / timing.median,
-                profile_id=bench.profile_id(by_digest[digest]), environment=environment, run_id=bench.run_id,
+                profile_id=bench.profile_id(by_digest[digest]), environment=here, run_id=bench.run_id,
             )  # fmt: skip
             bench.store.put_latency(row)
             known[digest][phase] = row
     return {label: known[profile.digest] for label, profile in profiles.items()}
 
 
-def _lengths(bench: Workbench) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer."""
-    decode = min(DECODE_TOKENS, (bench.plan.positions or PROMPT_TOKENS) // 4)
-    return min(PROMPT_TOKENS, (bench.plan.positions or PROMPT_TOKENS + decode) - decode), decode
+def _lengths(bench: Workbench) -> tuple[int, int, int]:
+    """Tokens of the prompt and of the answer, and sequences: of the study's workload, where it has one."""
+    workload = bench.plan.workload
+    wanted = workload.context if workload else PROMPT_TOKENS
+    positions = bench.plan.positions or wanted + DECODE_TOKENS
+    decode = min(DECODE_TOKENS, positions // 4)
+    return min(wanted, positions - decode), decode, workload.batch if workload else 1
 
 
 def _environment(bench: Workbench) -> dict[str, Any]:
-    from evopress.latency.clock import fingerprint
-
-    return {**fingerprint(bench.device), "dtype": str(bench.dtype).removeprefix("torch.")}
+    return environment(bench.device, str(bench.dtype).removeprefix("torch."))
 
 
 def common_run(rows: Mapping[str, Sequence[LatencyRow]]) -> Speeds | None:

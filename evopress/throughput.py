@@ -27,6 +27,7 @@ from evopress.latency.bench import measure_floor, wait
 from evopress.latency.clock import Timing, fingerprint, ratio, time_once
 from evopress.plan import make_plan, with_weights
 from evopress.precision import check_device
+from evopress.pricing import tables
 from evopress.provenance import commit
 from evopress.search.baselines import uniform_genotype
 from evopress.search.ledger import Ledger
@@ -83,7 +84,7 @@ def bench_study(
         )
     registry = Registry.load()
     check_device(device)
-    plan = make_plan(study, registry, home)
+    plan = make_plan(study, registry, home, tables(storage, home, device, dtype))
     texts = Texts(plan, listen)
     plan = with_weights(plan, home)
     with Store.open(storage) as store:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import UsageError, unknown
+from evopress.api.errors import NotFound, UsageError, unknown
 from evopress.cli.options import Json, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
     from evopress.api import Kernel
-    from evopress.latency.bench import Floor, KernelRow
     from evopress.store import LatencyRow
 
 app = typer.Typer(help="List kernels that run packed weights; time them on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -61,51 +62,67 @@ def supported_devices(kernel: Kernel) -> list[str]:
 def bench(
     shape: Annotated[list[str] | None, typer.Option(metavar="RxC", help="Rows out x columns in; repeatable. Default: the demo's.")] = None,
     tokens: Annotated[list[int] | None, typer.Option(min=1, help="Tokens a call; repeatable. Default: 1 and 512.")] = None,
-    format: Annotated[list[str] | None, typer.Option(help="Weight format such as int4-g64; repeatable. Default: all.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Weight format such as int4-g64 or bitmask@0.3 (share kept); repeatable. Default: all.")
+    ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="bfloat16 or float32; repeatable. Default: both.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel.")] = 21,
+    workload: Annotated[
+        str | None, typer.Option(help="Fill the table for a model: decode or prefill, with batch=N,context=N. Sets shapes, tokens, type.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Hub id, folder or .gguf of --workload; default: the demo model.")
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Every kernel that is installed, not only the first that fits.")] = False,
+    large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
+    most_seconds: Annotated[float, typer.Option("--most-seconds", min=0, help="For one shape and number of tokens, at most.")] = 3.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further shape after so many seconds.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's choice.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    result: Annotated[Path | None, typer.Option("--result", help="Write the rows to this file as JSON too.")] = None,
     as_json: Json = False,
     storage: Storage = None,
 ) -> None:
-    """Time every format at every shape, next to the dense layer and to what this machine can do at best; keep the times."""
+    """Time kernels, next to the dense layer and to what this machine can do at best; keep the times for latency budgets."""
     shapes = [read_shape(text) for text in shape or []]
-    names = dtype or ["bfloat16", "float32"]
-    for name in names:
+    for name in dtype or ():
         if name not in ("bfloat16", "float32"):
             raise unknown("type", name, ("bfloat16", "float32"), "--dtype")
 
     import torch
 
+    from evopress.cli.kernel_bench import Wanted, run_bench
     from evopress.hooks.registry import Registry
-    from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, measure_floor
-    from evopress.latency.clock import fingerprint
-    from evopress.store import Store
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     kernels = Registry.load().kernels()
     for text in format or []:
         check_format(text, kernels)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    about = fingerprint()
-    dtypes = [getattr(torch, name) for name in names]
-    say("measuring memory bandwidth and dense multiplication")
-    with Store.open(storage_url(storage)) as store:
-        floor = measure_floor(dtypes)
-        rows: list[KernelRow] = []
-        wanted = (shapes or list(DEMO_SHAPES), tokens or list(DEMO_TOKENS), format or list(DEMO_FORMATS), dtypes)
-        for row in _measure(kernels, *wanted, rounds, seconds, seed, floor):
-            store.put_latency(latency_row(row, about))
-            rows.append(row)
-        where = store.describe()
+    wanted = Wanted(
+        shapes,
+        list(tokens or ()),
+        list(format or ()),
+        list(dtype or ()),
+        workload,
+        model or "",
+        peers,
+        large,
+        rounds,
+        most_seconds,
+        seconds,
+        seed,
+    )
+    document = run_bench(wanted, kernels, storage_url(storage))
+    if result is not None:
+        from evopress.files import write_whole
+
+        write_whole(result, (json.dumps(document, indent=1) + "\n").encode())
     if as_json:
-        rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
-        print_json({"environment": about, "floor": rates, "storage": where, "rows": [_row_json(row) for row in rows]})
+        print_json(document)
         return
-    _print_bench(rows, floor, about)
-    say(f"{len(rows)} timings kept in {where}")
+    _print_bench(document)
+    say(f"{len(document['rows'])} timings kept in {document['storage']}")
 
 
 def read_shape(text: str) -> tuple[int, int]:
@@ -121,64 +138,77 @@ def read_shape(text: str) -> tuple[int, int]:
 
 def check_format(text: str, kernels: Sequence[Kernel]) -> None:
     """Raise UsageError for a weight format that no kernel names."""
-    if not any(re.fullmatch(pattern, text) for kernel in kernels for pattern in kernel.formats):
+    from evopress.latency.bench import split_cell
+
+    format = split_cell(text)[0]
+    if not any(re.fullmatch(pattern, format) for kernel in kernels for pattern in kernel.formats):
         known = sorted({pattern for kernel in kernels for pattern in kernel.formats})
         raise UsageError(f"No kernel runs the format {text!r} of --format.", f"Known, as regular expressions: {', '.join(known)}.")
 
 
-def _measure(
-    kernels: Sequence[Kernel], shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], dtypes: Sequence[Any],
-    rounds: int, seconds: float | None, seed: int, floor: Floor,
-) -> Iterator[KernelRow]:  # fmt: skip
-    import torch
-
-    from evopress.latency.bench import bench_kernels
-
-    started, generator = time.monotonic(), torch.Generator().manual_seed(seed)
-    for number, shape in enumerate(shapes):
-        if number and seconds is not None and time.monotonic() - started > seconds:
-            left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
-            say(f"{seconds:g} s are over; not measured: {left}")
-            return
-        say(f"timing {shape[0]}x{shape[1]}")
-        yield from bench_kernels(kernels, generator, [shape], tokens, formats, dtypes, rounds, floor=floor)
-
-
-def latency_row(row: KernelRow, environment: dict[str, Any]) -> LatencyRow:
-    """A timing as the store keeps it. The label is kept as the kernel, so that a stand-in is never read as one."""
-    from evopress.store import LatencyRow
-
-    timing = row.timing
-    extra = {"dtype": row.dtype, "ratio_to_dense": row.ratio_to_dense.median, "floor_seconds": row.floor_seconds}
-    return LatencyRow(
-        kernel=row.label, device="cpu", phase="kernel", batch=1, tokens=row.tokens, threads=environment["threads"], samples=timing.n,
-        median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=row.tokens / timing.median,
-        format=row.format, shape=row.shape, environment={**environment, **extra},
-    )  # fmt: skip
-
-
-def _row_json(row: KernelRow) -> dict[str, Any]:
-    timing, ratio = row.timing, row.ratio_to_dense
-    return {
-        "kernel": row.label, "format": row.format, "shape": list(row.shape), "tokens": row.tokens, "dtype": row.dtype,
-        "median_seconds": timing.median, "low_seconds": timing.low, "high_seconds": timing.high, "samples": timing.n,
-        "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
-        "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds, "floor_share": row.floor_share,
-    }  # fmt: skip
-
-
-def _print_bench(rows: Sequence[KernelRow], floor: Floor, about: dict[str, Any]) -> None:
-    rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in floor.flops_per_second.items())
+def _print_bench(document: Mapping[str, Any]) -> None:
+    about, floor = document["environment"], document["floor"]
+    rates = ", ".join(f"{rate:,.0f} GFLOP/s in {name}" for name, rate in floor["gigaflops"].items())
     print(f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}")
-    print(f"floor: {floor.bytes_per_second / 1e9:.1f} GB/s read, {rates}\n")
-    header = ("shape", "dtype", "tokens", "format", "kernel", "median µs", "95% interval", "x dense", "GB/s", "of floor")
-    print_table(header, [_cells(row) for row in rows], "no kernel runs these formats at these shapes")
+    print(f"floor: {floor['gigabytes_per_second']:.1f} GB/s read, {rates}\n")
+    header = ("shape", "dtype", "tokens", "format", "kernel", "median µs", "95% interval", "n", "warm µs", "x dense", "GB/s", "of floor")
+    print_table(header, [_cells(row) for row in document["rows"]], "no kernel runs these formats at these shapes")
+    for line in document["against_peers"]:
+        print(line)
+    for name, part in document.get("parts", {}).items():
+        print(
+            f"{name}: {1e6 * part['median_seconds']:.1f} µs ({1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}, n {part['samples']})"
+        )
+    rounded = {row["kernel"]: row["rounding"] for row in document["rows"] if row["rounding"]}
+    for name, error in rounded.items():
+        print(f"{name} rounds the activations: relative error up to {error:.1e}; it is never chosen for a budget")
 
 
-def _cells(row: KernelRow) -> tuple[str, ...]:
-    timing = row.timing
-    span = f"{1e6 * timing.low:.1f}-{1e6 * timing.high:.1f}"
-    share = f"{row.floor_share:.0%}" if row.weight_bytes else "-"
-    speed = f"{row.gigabytes_per_second:.1f}" if row.weight_bytes else "-"
-    where = (f"{row.shape[0]}x{row.shape[1]}", row.dtype, str(row.tokens), row.format, row.label)
-    return (*where, f"{1e6 * timing.median:.1f}", span, f"{row.ratio_to_dense.median:.2f}", speed, share)
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    span = f"{1e6 * row['low_seconds']:.1f}-{1e6 * row['high_seconds']:.1f}"
+    share, speed = (f"{row['floor_share']:.0%}", f"{row['gigabytes_per_second']:.1f}") if row["read_bytes"] else ("-", "-")
+    where = (f"{row['shape'][0]}x{row['shape'][1]}", row["dtype"], str(row["tokens"]), row["format"], row["kernel"])
+    times = (f"{1e6 * row['median_seconds']:.1f}", span, str(row["samples"]), f"{1e6 * row['warm_seconds']:.1f}")
+    return (*where, *times, f"{row['ratio_to_dense']['median']:.2f}", speed, share)
+
+
+@app.command("export")
+def export_(
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    storage: Storage = None,
+) -> None:
+    """Write the timings of kernels and model parts in the store to a file, to carry a table to another store."""
+    from evopress.files import write_whole
+    from evopress.pricing import KERNEL, PART
+    from evopress.store import Store
+
+    with Store.open(storage_url(storage)) as store:
+        rows = [row for phase in (KERNEL, PART) for row in store.latencies(phase=phase)]
+    write_whole(file, (json.dumps({"latencies": [asdict(row) for row in rows]}, indent=1) + "\n").encode())
+    print(f"{len(rows)} timings written to {file}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `evopress kernels export` wrote.")],
+    storage: Storage = None,
+) -> None:
+    """Add the timings of a file to the store. They count where machine, threads, type and libraries are the same."""
+    from evopress.store import LatencyRow, Store
+
+    try:
+        rows = [LatencyRow(**{**row, "shape": tuple(row["shape"])}) for row in json.loads(file.read_text())["latencies"]]
+    except FileNotFoundError:
+        raise NotFound(f"File {file} does not exist.", "Write one with: evopress kernels export FILE.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} holds no timings: {error}.", "Write one with: evopress kernels export FILE.") from error
+    with Store.open(storage_url(storage)) as store:
+        known = set(map(_identity, store.latencies()))
+        new = [row for row in rows if _identity(row) not in known]
+        for row in new:
+            store.put_latency(replace(row, profile_id=None, run_id=None))
+    print(f"{len(new)} timings added, {len(rows) - len(new)} known already")
+
+
+def _identity(row: LatencyRow) -> tuple[Any, ...]:
+    return (row.kernel, row.phase, row.format, tuple(row.shape), row.tokens, row.samples, row.median_seconds, row.low_seconds)

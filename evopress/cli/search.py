@@ -88,7 +88,7 @@ def start(
     values |= {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if value not in (None, [])}
     definition = Study.make(values)
     if dry_run:
-        _dry_run(definition, device, as_json)
+        _dry_run(definition, device, dtype, storage_url(storage), as_json)
         return
     _execute(definition, device, dtype, bank_quota, require_gain, result, no_speed, storage_url(storage), as_json)
 
@@ -216,18 +216,19 @@ def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, An
         return row, last_stops(store, row.id), last_options(store, row.id)
 
 
-def _dry_run(study: Study, device: str | None, as_json: bool) -> None:
+def _dry_run(study: Study, device: str | None, dtype: str | None, url: str, as_json: bool) -> None:
     from evopress.events import silent
     from evopress.hooks.registry import Registry
     from evopress.plan import make_plan
     from evopress.precision import check_device
+    from evopress.pricing import tables
     from evopress.rehearsal import rehearse
     from evopress.report.dry_run import dry_run_json, dry_run_text, matmul_flops
     from evopress.texts import Texts
 
     registry = Registry.load()
     check_device(device or "cpu")
-    plan = make_plan(study, registry, home())
+    plan = make_plan(study, registry, home(), tables(url, home(), device or "cpu", dtype or "auto"))
     rehearse(plan, registry, Texts(plan, silent))
     if as_json:
         print_json(dry_run_json(plan, matmul_flops(time.perf_counter)))

@@ -24,6 +24,7 @@ from evopress.latency.sample import random_variant
 
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
 """The four linear shapes of SmolLM2-135M."""
+MOST_ROUNDS = 400
 DEMO_TOKENS = (1, 512)
 DEMO_FORMATS = ("dense", "absent", "int2-g64", "int3-g64", "int4-g64", "int8-g64", "bitmask")
 
@@ -201,7 +202,8 @@ def _rows(
 
 def _known(samples: Sequence[Sequence[float]]) -> bool:
     """Are all medians known to 5 %? Looked at every eighth round only, since sorting costs more than a fast kernel."""
-    return len(samples[0]) % 8 == 0 and all(Timing.of(own).relative_interval <= 0.05 for own in samples)
+    n = len(samples[0])
+    return n >= MOST_ROUNDS or n % 8 == 0 and all(Timing.of(own).relative_interval <= 0.05 for own in samples)
 
 
 def _name(dtype: torch.dtype) -> str:

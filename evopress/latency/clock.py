@@ -66,7 +66,7 @@ def _skip(n: int, confidence: float) -> tuple[int, float]:
     """
     skip, below = 0, 0.5**n
     while 2 * skip + 3 <= n:
-        further = below + math.comb(n, skip + 1) * 0.5**n
+        further = below + math.comb(n, skip + 1) / 2**n
         if 1 - 2 * further < confidence:
             break
         skip, below = skip + 1, further

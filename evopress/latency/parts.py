@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from evopress.api import ABSENT, DENSE, DROP, ZERO, Kernel, Level, Profile, Site, Variant
+from evopress.api import ABSENT, DENSE, DROP, ZERO, Level, Profile, Site, Variant
 from evopress.api.workload import Workload
 from evopress.latency.clock import Clock, Timing
-from evopress.latency.runtime import bench_interleaved, build
+from evopress.latency.runtime import Pick, bench_interleaved, build
 
 STEPS = 16
 """Decoded tokens of one sample."""
@@ -23,7 +23,7 @@ NULL = Level("null")
 
 
 def measure_parts(
-    model: nn.Module, sites: Sequence[Site], kernels: Sequence[Kernel], workload: Workload, absent_seconds: Mapping[tuple[int, int], float],
+    model: nn.Module, sites: Sequence[Site], pick: Pick, workload: Workload, absent_seconds: Mapping[tuple[int, int], float],
     repeats: int = 15, clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:  # fmt: skip
     """Seconds of one pass of the workload in one site of each kind ("attention", "mlp", "block"), and in the rest of the "model".
@@ -32,7 +32,7 @@ def measure_parts(
     difference is of one round; none is below zero.
     """
     kinds = list(dict.fromkeys(site.kind for site in sites if site.kind != "linear"))
-    models = {kind: build(model, sites, without(sites, kind), _null, kernels) for kind in ("", *kinds)}
+    models = {kind: build(model, sites, without(sites, kind), _null, pick) for kind in ("", *kinds)}
     steps = STEPS if workload.phase == "decode" else 1
     speeds = bench_interleaved(models, workload.context, steps, workload.batch, repeats, clock=clock)
     passes = {

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from evopress.api import ABSENT, DENSE, Kernel, Level, Profile, Site, UsageError, Variant
+from evopress.api import ABSENT, DENSE, Kernel, Level, NotFound, Profile, Site, UsageError, Variant
 from evopress.api.formats import decode, variant_bytes
 from evopress.latency.clock import Clock, Timing
+from evopress.latency.table import Cell, LatencyTable, cell_format
 from evopress.models.calls import Forward, replaced
 from evopress.models.stitch import Stitcher
 from evopress.models.weights import slot_of
@@ -45,6 +46,30 @@ def choose(format: str, shape: tuple[int, int], device: str, dtype: torch.dtype,
     raise UsageError(
         f"No kernel runs format {format!r} of shape {shape} on {device}.", "See `evopress kernels list`; install the built-in kernels."
     )
+
+
+Pick = Callable[[Variant, torch.dtype], Kernel]
+"""The kernel that runs a variant for activations of a type."""
+
+
+def first_fitting(kernels: Iterable[Kernel], device: str) -> Pick:
+    """As `choose` does, by the order of the kernels."""
+    known = list(kernels)
+    return lambda variant, dtype: choose(variant.format, variant.site.shape, device, dtype, known)
+
+
+def fastest(kernels: Iterable[Kernel], table: LatencyTable, tokens: int) -> Pick:
+    """The kernel that the table says is fastest for so many tokens. Raises NotFound for a cell it lacks."""
+    known = {label(kernel): kernel for kernel in kernels}
+
+    def pick(variant: Variant, dtype: torch.dtype) -> Kernel:
+        cell = Cell(cell_format(variant.format, variant.cost.params / variant.site.weights), variant.site.shape, tokens)
+        name = table.best(cell).kernel
+        if name not in known:
+            raise NotFound(f"Kernel {name} is the fastest for {cell.format}, and is not installed.", "Install it, or time the kernels anew.")
+        return known[name]
+
+    return pick
 
 
 def label(kernel: Kernel) -> str:
@@ -106,14 +131,13 @@ class PackedModel:
         return decode(variant.format, variant.tensors, site.shape)
 
 
-def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of: VariantOf, kernels: Iterable[Kernel]) -> PackedModel:
+def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of: VariantOf, pick: Pick) -> PackedModel:
     """Pack every compressed linear site for its kernel. The model must be dense, on one device, in bfloat16 or float32.
 
     Sites at `dense` keep their module, so the all-dense profile runs the plain model. One matrix of a stacked expert tensor has no module
     of its own to replace, so it is stitched in dequantised, and counted as that. Raises UsageError for another type, or a format without
     kernel. variant_of must not make variants from the model's own weights when called later, since experts are stitched by then.
     """
-    kernels = list(kernels)
     by_format: Counter[tuple[str, str]] = Counter()
     forwards: dict[nn.Module, Forward] = {}
     stitched: dict[str, Level] = {}
@@ -135,7 +159,7 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         else:
             variant = variant_of(site, level)
             device = slot.parameter.device
-            kernel = choose(variant.format, site.shape, device.type, dtype, kernels)
+            kernel = pick(variant, dtype)
             packed = {name: tensor.to(device) for name, tensor in kernel.pack(variant, dtype).items()}
             forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
             by_format[variant.format, label(kernel)] += 1

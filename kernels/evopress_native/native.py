@@ -37,6 +37,7 @@ class NativeKernel(Kernel):
 
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or this_machine()
+        self._known: dict[tuple[int, torch.dtype], tuple[Callable[..., int], Callable[..., None], float]] = {}
 
     @abstractmethod
     def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
@@ -56,17 +57,19 @@ class NativeKernel(Kernel):
     @final
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R."""
-        data, form, x = packed["data"], packed["form"], x.contiguous()
-        rows, kind, tokens = form.shape[0], form.shape[1], x.shape[0]
-        multiply, unpack, most = self._functions(kind, x.dtype)
-        out = torch.empty(tokens, rows, dtype=x.dtype)
-        threads = min(torch.get_num_threads(), max(1, rows * x.shape[1] // LEAST_WEIGHTS))
+        data, form = packed["data"], packed["form"]
+        x = x.contiguous()
+        (rows, kind, _), (tokens, columns), dtype = form.shape, x.shape, x.dtype
+        multiply, unpack, most = self._known.get((kind, dtype)) or self._functions(kind, dtype)
+        out = torch.empty(tokens, rows, dtype=dtype)
+        work = rows * columns // LEAST_WEIGHTS
+        threads = min(torch.get_num_threads(), work) if work > 1 else 1
         if tokens <= most:
             if multiply(data.data_ptr(), x.data_ptr(), out.data_ptr(), tokens, threads):
-                raise MemoryError(f"no memory for {tokens} tokens of {x.shape[1]} columns")
+                raise MemoryError(f"no memory for {tokens} tokens of {columns} columns")
             return out
-        blocks, step = -(-rows // BLOCK), max(1, CHUNK_BYTES // (BLOCK * x.shape[1] * x.element_size()))
-        chunk = torch.empty(min(rows, step * BLOCK), x.shape[1], dtype=x.dtype)
+        blocks, step = -(-rows // BLOCK), max(1, CHUNK_BYTES // (BLOCK * columns * x.element_size()))
+        chunk = torch.empty(min(rows, step * BLOCK), columns, dtype=dtype)
         for first in range(0, blocks, step):
             last = min(blocks, first + step)
             unpack(data.data_ptr(), chunk.data_ptr(), first, last, threads)
@@ -89,7 +92,8 @@ class NativeKernel(Kernel):
             raise ValueError(f"kernel {self.name} does not run on this processor; ask supports() first")
         bfloat = dtype == torch.bfloat16
         most = float("inf") if self.machine.tiles and bfloat else UNPACK_TOKENS
-        return *compiled(self.source(self.machine, kind, bfloat), self.machine, bfloat), most
+        self._known[kind, dtype] = (*compiled(self.source(self.machine, kind, bfloat), self.machine, bfloat), most)
+        return self._known[kind, dtype]
 
 
 @cache

@@ -10,7 +10,7 @@ from tiny import tokens
 
 from evopress.api import ABSENT, DENSE, DROP, Level, Profile, UsageError
 from evopress.api.formats import bitmask_variant, decode, int_variant, minmax_grid
-from evopress.latency.runtime import NO_KERNEL, bench, bench_interleaved, build, choose, generate, label
+from evopress.latency.runtime import NO_KERNEL, bench, bench_interleaved, build, choose, first_fitting, generate, label
 from evopress.models.sites import find_sites
 from evopress.models.stitch import Stitcher
 from evopress.models.weights import read
@@ -73,7 +73,7 @@ def test_packed_model_equals_the_stitched_model(family, level):
     profile = profile_of(sites, level)
     before = model(ids).logits
     expected, greedy = stitched_logits(model, sites, profile, variant_of, ids)
-    packed = build(model, sites, profile, variant_of, kernels())
+    packed = build(model, sites, profile, variant_of, first_fitting(kernels(), "cpu"))
     with packed:
         assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(generate(model, ids, 6)[0], greedy)
@@ -93,7 +93,7 @@ def test_dropped_sublayers_are_skipped_with_and_without_cache(family, drop):
     expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
     calls = []
     below = [s for s in sites if s.kind == "linear" and profile[s.name] == ABSENT]
-    with build(model, sites, profile, variant_of, kernels()) as packed:
+    with build(model, sites, profile, variant_of, first_fitting(kernels(), "cpu")) as packed:
         handles = [model.get_submodule(s.name).register_forward_hook(lambda *_: calls.append(1)) for s in below]
         assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert not calls
@@ -111,7 +111,7 @@ def test_dense_profile_runs_the_plain_model():
     model = tiny("llama", num_hidden_layers=2)
     sites, ids = find_sites(model).sites, tokens(1, 8)
     before = model(ids).logits
-    with build(model, sites, profile_of(sites, DENSE), rounding(model), kernels()) as packed:
+    with build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu")) as packed:
         assert torch.equal(model(ids).logits, before)
         assert packed.kernels == {"dense": 14}
         assert not any("forward" in module.__dict__ for module in model.modules())
@@ -122,7 +122,7 @@ def test_labels_say_where_no_packed_kernel_ran():
     sites = find_sites(model).sites
     down = [site.name for site in sites if site.role == "down_proj"]  # 48 columns: groups of 16, which no packed kernel takes
     levels = dict(profile_of(sites, INT3))
-    packed = build(model, sites, Profile.of(levels), rounding(model), kernels())
+    packed = build(model, sites, Profile.of(levels), rounding(model), first_fitting(kernels(), "cpu"))
     assert packed.by_format == {("int3-g32", "torch-int4"): 12, ("int3-g16", NO_KERNEL): len(down)}
     assert packed.kernels == {"torch-int4": 12, "no packed kernel: dequantised": 2}
 
@@ -133,7 +133,7 @@ def test_bfloat16_model_stays_close_to_its_stitched_self():
     variant_of, ids = rounding(model), tokens(2, 9)
     profile = profile_of(sites, INT3)
     expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
-    with build(model, sites, profile, variant_of, kernels()):
+    with build(model, sites, profile, variant_of, first_fitting(kernels(), "cpu")):
         logits = model(ids).logits
     assert logits.dtype == torch.bfloat16
     assert ((logits - expected).float().norm() / expected.float().norm()) < 0.05
@@ -146,7 +146,7 @@ def test_experts_are_stitched_and_counted_as_dequantised():
     profile = profile_of(sites, ODD)
     expected, _ = stitched_logits(model, sites, profile, variant_of, ids)
     variants = {s.name: variant_of(s, ODD) for s in sites if s.kind == "linear"}
-    with build(model, sites, profile, lambda site, level: variants[site.name], kernels()) as packed:
+    with build(model, sites, profile, lambda site, level: variants[site.name], first_fitting(kernels(), "cpu")) as packed:
         assert torch.allclose(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert packed.kernels == {NO_KERNEL: len(variants)}
 
@@ -155,7 +155,7 @@ def test_model_is_restored_after_an_error_inside():
     model = tiny("llama", num_hidden_layers=2)
     sites, ids = find_sites(model).sites, tokens(1, 8)
     before = model(ids).logits
-    packed = build(model, sites, profile_of(sites, INT3), rounding(model), kernels())
+    packed = build(model, sites, profile_of(sites, INT3), rounding(model), first_fitting(kernels(), "cpu"))
     with pytest.raises(ValueError, match="boom"), packed:
         raise ValueError("boom")
     assert torch.equal(model(ids).logits, before)
@@ -178,7 +178,7 @@ def test_bench_interleaves_and_reports_rates():
             return self.now
 
     models = {
-        name: build(model, sites, profile_of(sites, level), rounding(model), kernels()) for name, level in (("a", DENSE), ("b", INT3))
+        name: build(model, sites, profile_of(sites, level), rounding(model), first_fitting(kernels(), "cpu")) for name, level in (("a", DENSE), ("b", INT3))
     }
     for name, packed in models.items():
         original = packed._stitcher.set
@@ -195,11 +195,11 @@ def test_bench_interleaves_and_reports_rates():
 def test_bench_takes_real_time():
     model = tiny("gpt2", num_hidden_layers=2)
     sites = find_sites(model).sites
-    speed = bench(build(model, sites, profile_of(sites, INT3), rounding(model), kernels()), 8, 3, repeats=2)
+    speed = bench(build(model, sites, profile_of(sites, INT3), rounding(model), first_fitting(kernels(), "cpu")), 8, 3, repeats=2)
     assert speed.prefill.n == speed.decode.n == 2
     assert speed.prefill.median > 0
     with pytest.raises(UsageError, match="positions"):
-        bench(build(model, sites, profile_of(sites, DENSE), rounding(model), kernels()), 128, 3)
+        bench(build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu")), 128, 3)
     with pytest.raises(UsageError, match="at least 1"):
         bench_interleaved({})
 
@@ -220,4 +220,4 @@ def test_other_types_are_refused():
     model = tiny("llama", num_hidden_layers=1).half()
     sites = find_sites(model).sites
     with pytest.raises(UsageError, match="bfloat16 or float32"):
-        build(model, sites, profile_of(sites, DENSE), rounding(model), kernels())
+        build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu"))
