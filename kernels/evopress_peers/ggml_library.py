@@ -3,7 +3,8 @@
 Not a kernel and not a binding of all of ggml: one multiply on the CPU backend, and the order of weights that its CPU_REPACK buffers use.
 Only exported C functions are called. Weights, x and the result stay in torch's memory: a graph is built once for a type, shape and number
 of tokens, and the address of each tensor's data is put in before every run. ggml has no function for that, so the place of the address
-within a tensor is found by looking for it, and `load` computes a known product before anyone relies on it.
+within a tensor is found by looking for it, and `load` computes a known product before anyone relies on it. The wheel's ggml is built with
+OpenMP; torch, imported here first, has loaded an OpenMP library for the whole process, so both take turns with the same threads.
 
 Called by ggml.py. Shapes: R rows out, C columns in, T tokens, B bytes a row.
 """
