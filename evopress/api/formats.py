@@ -10,6 +10,7 @@ Formats, by name:
     sparse-2:4     two of every four consecutive columns, C divisible by 4: values (R, C / 2) float16, and their places in the four, lower
                    first, two bits each: index (R, ceil(C / 8)) uint8
     lowrank-r{k}   left (R, K) float16, right (K, C) float16, weight = left @ right
+    gguf-{type}    a K-quant of llama.cpp, q2_k to q6_k, C divisible by 256: data (R, B) uint8, rows of its blocks as a GGUF file holds them
 
 Bit streams are little-endian and tight within a row; every row starts on a byte. Knows no method and does no file access. Torch is imported
 inside the functions, so that costs can be computed without it.
@@ -32,11 +33,14 @@ from evopress.api.variant import Variant
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("absent", "bitmask", "dense", "int{bits}-g{group}", "lowrank-r{rank}", "sparse-2:4")
+FORMATS = ("absent", "bitmask", "dense", "gguf-{type}", "int{bits}-g{group}", "lowrank-r{rank}", "sparse-2:4")
 FLOAT16_MAX = 65504.0
 FLOAT16_TINY = 2.0**-24
 _LOWRANK = re.compile(r"lowrank-r([1-9]\d*)")
 _INT = re.compile(r"int([1-8])-g([1-9]\d*)")
+GGUF_BLOCKS = {"q2_k": 84, "q3_k": 110, "q4_k": 144, "q5_k": 176, "q6_k": 210}
+"""Bytes of a block of `GGUF_COLUMNS` weights, by type."""
+GGUF_COLUMNS = 256
 
 
 def int_format(bits: int, group: int) -> str:
@@ -56,12 +60,24 @@ def parse_lowrank_format(format: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def parse_gguf_format(format: str) -> str | None:
+    """Type of a K-quant format, `q4_k` of `gguf-q4_k`; None for any other name."""
+    type_name = format.removeprefix("gguf-")
+    return type_name if type_name != format and type_name in GGUF_BLOCKS else None
+
+
+def column_step(format: str) -> int:
+    """The columns of a weight in this format are a multiple of this; 1 for names that are not built in."""
+    grid = parse_int_format(format)
+    if grid is not None:
+        return grid[1]
+    return GGUF_COLUMNS if parse_gguf_format(format) else 4 if format == "sparse-2:4" else 1
+
+
 def fits_format(format: str, shape: tuple[int, int]) -> bool:
     """Can a weight of this shape (rows, columns) be written in this format? True for names that are not built in."""
-    grid, rank, columns = parse_int_format(format), parse_lowrank_format(format), shape[1]
-    if grid is not None:
-        return columns % grid[1] == 0
-    return columns % 4 == 0 if format == "sparse-2:4" else rank is None or rank <= min(shape)
+    rank = parse_lowrank_format(format)
+    return shape[1] % column_step(format) == 0 and (rank is None or rank <= min(shape))
 
 
 def group_width(group: int, columns: int) -> int | None:
@@ -211,11 +227,21 @@ def decode(format: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -
         return torch.zeros(shape).scatter_(1, unpack_two_of_four(tensors, shape), tensors["values"].float())
     if parse_lowrank_format(format) is not None:
         return tensors["left"].float() @ tensors["right"].float()
+    if parse_gguf_format(format) is not None:
+        return _decode_gguf(format, tensors["data"])
     if format == "dense":
         return tensors["weight"].to(torch.float32, copy=True)
     if format == "absent":
         return torch.zeros(shape)
     raise UsageError(f"Unknown weight format {format!r}.", f"Known: {', '.join(FORMATS)}, with 1 to 8 bits.")
+
+
+def _decode_gguf(format: str, data_RB: Tensor) -> Tensor:
+    import torch
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(dequantize(data_RB.numpy(), GGMLQuantizationType[str(parse_gguf_format(format)).upper()]))
 
 
 def int_variant(site: Site, level: Level, codes_RC: Tensor, scale_RG: Tensor, zero_RG: Tensor, bits: int) -> Variant:

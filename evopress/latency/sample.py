@@ -1,6 +1,6 @@
 """Random variants of any built-in format and shape: material to check and time kernels with. Not a compression method.
 
-Called by latency.bench and testing.kernels. Shapes: R rows out, C columns in, G groups.
+Called by latency.bench and testing.kernels. Shapes: R rows out, C columns in, G groups, N blocks, B bytes a block.
 """
 
 from __future__ import annotations
@@ -10,13 +10,25 @@ import torch
 from evopress.api import Cost, Level, Site, UsageError, Variant
 from evopress.api.formats import (
     FORMATS,
+    GGUF_BLOCKS,
+    GGUF_COLUMNS,
     int_variant,
     pack_bitmask,
     pack_two_of_four,
+    parse_gguf_format,
     parse_int_format,
     parse_lowrank_format,
     variant_bytes,
 )
+
+GGUF_SCALES = {
+    "q2_k": ((80, 0.064), (82, 0.096)),
+    "q3_k": ((108, 0.023),),
+    "q4_k": ((0, 0.0035), (2, 0.026)),
+    "q5_k": ((0, 0.0017), (2, 0.026)),
+    "q6_k": ((208, 0.00073),),
+}
+"""Where the float16 numbers of a K-quant's block lie, and how large they are for weights of rms about 1 when all other bits are random."""
 
 
 def random_variant(format: str, shape: tuple[int, int], generator: torch.Generator, density: float = 0.5) -> Variant:
@@ -49,9 +61,23 @@ def random_variant(format: str, shape: tuple[int, int], generator: torch.Generat
         left_RK = torch.randn(rows, rank, generator=generator) / rank**0.5
         tensors = {"left": left_RK.half(), "right": torch.randn(rank, columns, generator=generator).half()}
         return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), rank * (rows + columns)))
+    type_name = parse_gguf_format(format)
+    if type_name is not None:
+        if columns % GGUF_COLUMNS:
+            raise UsageError(f"Format {format!r} does not fit {columns} columns.", f"The columns must be divisible by {GGUF_COLUMNS}.")
+        tensors = {"data": _random_blocks(type_name, rows, columns // GGUF_COLUMNS, generator)}
+        return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), site.weights))
     if format == "dense":
         tensors = {"weight": weight_RC.half()}
         return Variant(site, level, format, tensors, Cost(variant_bytes(tensors), site.weights))
     if format == "absent":
         return Variant(site, level, format, {}, Cost())
     raise UsageError(f"Unknown weight format {format!r}.", f"Known: {', '.join(FORMATS)}.")
+
+
+def _random_blocks(type_name: str, rows: int, blocks: int, generator: torch.Generator) -> torch.Tensor:
+    data_RNB = torch.randint(256, (rows, blocks, GGUF_BLOCKS[type_name]), generator=generator, dtype=torch.uint8)
+    for place, size in GGUF_SCALES[type_name]:
+        scale_RN1 = size * (0.5 + torch.rand(rows, blocks, 1, generator=generator))
+        data_RNB[..., place : place + 2] = scale_RN1.half().view(torch.uint8)
+    return data_RNB.view(rows, -1)

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evopress.api import Kernel, Variant
-from evopress.api.formats import fits_format, parse_int_format, variant_bytes
+from evopress.api import Kernel, MissingDependency, Variant
+from evopress.api.formats import GGUF_BLOCKS, column_step, fits_format, variant_bytes
 from evopress.latency.sample import random_variant
 
 VariantOf = Callable[[str, tuple[int, int], torch.Generator], Variant]
 SHAPES = ((1, 1), (7, 33), (5, 48), (16, 32), (33, 128), (48, 96), (64, 64), (80, 192), (96, 512), (112, 256))
 PLAIN = ("dense", "absent", "bitmask", "sparse-2:4", "lowrank-r1", "lowrank-r24")
-FORMATS = (*PLAIN, *(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256)))
+GROUPED = tuple(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256))
+FORMATS = (*PLAIN, *GROUPED, *(f"gguf-{type_name}" for type_name in GGUF_BLOCKS))
 TOKENS = (1, 2, 5, 17, 64, 65, 256)
 DTYPES = (torch.bfloat16, torch.float32)
 
@@ -47,12 +48,18 @@ def check_kernel(
     thread and with several; a reference linear in x; outputs written in full (memory is poisoned with NaN); an input that is not
     contiguous; packed tensors that were copied elsewhere; results that share no memory with each other, the input or the weights; inputs
     and variants left unchanged; the same bits twice; NaN and infinity that stay in their row and do not vanish; no more bytes read than
-    packed. variant_of makes variants of formats that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type.
+    packed. variant_of makes variants of formats that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type;
+    MissingDependency for a kernel behind an extra that supports nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     if not kernel.name or not kernel.formats:
         raise AssertionError(f"{type(kernel).__name__} must have a name and at least one format")
     cases = list(_supported(kernel, formats, shapes, generator))
+    if not cases and kernel.extra:
+        raise MissingDependency(
+            f"Kernel {kernel.name!r} supports nothing here: its library is missing or does not work.",
+            f"Run: pip install 'evopress[{kernel.extra}]'.",
+        )
     if not cases:
         raise AssertionError(
             f"kernel {kernel.name!r} supports none of the {len(formats)} formats at any of the {len(shapes)} shapes on cpu"
@@ -90,8 +97,7 @@ def _supported(
 def _drawn(format: str, generator: torch.Generator) -> list[tuple[int, int]]:
     """Shapes of up to 200 rows and 600 columns that the format fits."""
     rows, columns = torch.randint(1, 200, (2, RANDOM_SHAPES), generator=generator).tolist()
-    grid = parse_int_format(format)
-    step = grid[1] if grid else 4
+    step = max(4, column_step(format))
     return [(r, step * (1 + c * 3 // step)) for r, c in zip(rows, columns, strict=True)]
 
 

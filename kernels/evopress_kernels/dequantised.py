@@ -17,7 +17,7 @@ class DequantisedKernel(DecodedKernel):
     """x Wᵀ with the decoded weight, for every format, shape and device."""
 
     name: ClassVar[str] = "dequantised"
-    formats: ClassVar[tuple[str, ...]] = ("dense", r"int[1-8]-g\d+", "bitmask", "sparse-2:4", r"lowrank-r\d+")
+    formats: ClassVar[tuple[str, ...]] = ("dense", r"int[1-8]-g\d+", "bitmask", "sparse-2:4", r"lowrank-r\d+", r"gguf-q[2-6]_k")
     packed: ClassVar[bool] = False
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:

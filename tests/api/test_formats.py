@@ -14,7 +14,9 @@ from evopress.api import ZERO, Cost, Level, Site, UsageError
 from evopress.api.formats import (
     bitmask_cost,
     bitmask_variant,
+    column_step,
     decode,
+    fits_format,
     group_width,
     int_cost,
     int_format,
@@ -23,6 +25,7 @@ from evopress.api.formats import (
     pack_bitmask,
     pack_bits,
     pack_int,
+    parse_gguf_format,
     parse_int_format,
     unpack_bits,
     unpack_int,
@@ -120,13 +123,33 @@ def test_absent_and_dense() -> None:
 @pytest.mark.parametrize("name", ["int9-g64", "int0-g64", "int3-g0", "int3", "int3-g-1", "int3-g64 ", "sparse"])
 def test_unknown_format_lists_the_known_ones(name: str) -> None:
     assert parse_int_format(name) is None
-    with pytest.raises(UsageError, match=r"Unknown weight format .*Known: absent, bitmask, dense, int\{bits\}-g\{group\}"):
+    with pytest.raises(UsageError, match=r"Unknown weight format .*Known: absent, bitmask, dense, gguf-\{type\}, int\{bits\}-g\{group\}"):
         decode(name, {}, (1, 1))
 
 
 def test_int_tensors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"do not fit scales"):
         pack_int(torch.zeros(2, 8), torch.ones(2, 3), torch.zeros(2, 3), 4, 4)
+
+
+def test_k_quants_are_named_by_their_type_and_come_in_blocks_of_256() -> None:
+    assert parse_gguf_format("gguf-q4_k") == "q4_k"
+    assert [parse_gguf_format(name) for name in ("q4_k", "gguf-q7_k", "gguf-q4_0", "gguf-Q4_K", "gguf-")] == [None] * 5
+    assert [fits_format("gguf-q2_k", (1, columns)) for columns in (256, 512, 128, 300)] == [True, True, False, False]
+    steps = {"gguf-q6_k": 256, "int3-g48": 48, "sparse-2:4": 4, "bitmask": 1, "lowrank-r3": 1, "somebody's": 1}
+    assert {name: column_step(name) for name in steps} == steps
+
+
+def test_a_k_quant_is_decoded_by_the_formula() -> None:
+    """q4_k by hand: weight = d · scale · code - dmin · min, scales and mins in 6 bits for 32 columns each, the first four plain."""
+    block = torch.zeros(1, 144, dtype=torch.uint8)
+    block[0, :4] = torch.tensor([0.5, 0.25], dtype=torch.float16).view(torch.uint8)
+    block[0, 4], block[0, 8] = 3, 2  # scale and min of columns 0..31
+    block[0, 16:48] = torch.arange(32) % 16 + 16 * 5  # codes of columns 0..31 low, of 32..63 high
+    weight = decode("gguf-q4_k", {"data": block}, (1, 256))
+    assert weight.dtype == torch.float32
+    assert weight[0, :32].tolist() == [0.5 * 3 * (column % 16) - 0.25 * 2 for column in range(32)]
+    assert not weight[0, 32:].any()
 
 
 def test_group_width() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import evopress_peers
 import pytest
 import torch
 from evopress_kernels import evopress_kernels
 from evopress_kernels.dense import DenseKernel
 from evopress_kernels.torch_int4 import TorchInt4Kernel
 
+from evopress.api import MissingDependency
 from evopress.testing.kernels import check_kernel
 
 SMALL = {"formats": ("dense", "int3-g32"), "shapes": ((16, 32), (48, 96))}
@@ -16,6 +18,22 @@ SMALL = {"formats": ("dense", "int3-g32"), "shapes": ((16, 32), (48, 96))}
 @pytest.mark.parametrize("kernel", evopress_kernels(), ids=lambda cls: cls.name)
 def test_built_in_kernels_conform(kernel):
     assert check_kernel(kernel()) >= 10
+
+
+@pytest.mark.parametrize("kernel", evopress_peers.evopress_kernels(), ids=lambda cls: cls.name)
+def test_peers_conform(kernel):
+    try:
+        assert check_kernel(kernel()) >= 10
+    except MissingDependency as missing:
+        pytest.skip(missing.message)
+
+
+def test_a_kernel_without_its_library_is_no_failure_but_names_the_extra():
+    class Absent(SupportsNothing):
+        extra = "peers"
+
+    with pytest.raises(MissingDependency, match=r"'dense' supports nothing here.*pip install 'evopress\[peers\]'"):
+        check_kernel(Absent(), **SMALL)
 
 
 class ZeroOffByOne(TorchInt4Kernel):

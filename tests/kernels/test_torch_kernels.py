@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from evopress_kernels import evopress_kernels, nibbles
+from evopress_kernels.lowrank import LowrankKernel
 from evopress_kernels.torch_int4 import TorchInt4Kernel
 from evopress_kernels.torch_int4x2 import TorchInt4x2Kernel
 from evopress_kernels.torch_int8 import TorchInt8Kernel
@@ -98,3 +99,15 @@ def test_names_are_distinct_and_only_the_last_is_not_packed():
     kernels = evopress_kernels()
     assert len({kernel.name for kernel in kernels}) == len(kernels)
     assert [kernel.name for kernel in kernels if not kernel.packed] == ["dequantised"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_low_rank_is_the_product_of_its_factors(dtype):
+    generator = torch.Generator().manual_seed(0)
+    variant = random_variant("lowrank-r5", (24, 40), generator)
+    x = torch.randn(7, 40, generator=generator).to(dtype)
+    packed = LowrankKernel().pack(variant, dtype)
+    expected = x.double() @ variant.tensors["right"].double().T @ variant.tensors["left"].double().T
+    error = (LowrankKernel().run(x, packed).double() - expected).norm() / expected.norm()
+    assert error < (0.006 if dtype == torch.bfloat16 else 1e-6)
+    assert LowrankKernel().read_bytes(packed, 7) == 5 * (24 + 40) * x.element_size()
