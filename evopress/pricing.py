@@ -90,8 +90,10 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
         command = f"evopress kernels bench --workload {workload}{f' --model {name}' if name else ''}"
-        what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]] + [f"its {part.kind}" for part in lost_parts[:1]]
-        more = f" and {len(lost_cells) + len(lost_parts) - len(what)} more" if len(lost_cells) + len(lost_parts) > len(what) else ""
+        what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
+        what += [f"the model's {part.kind}" for part in lost_parts[:1]]
+        left = len(lost_cells) + len(lost_parts) - len(what)
+        more = f" and {left} more" if left else ""
         raise NotFound(
             f"A latency budget needs measured times, and {', '.join(what)}{more} were never timed on {table.about}.",
             f"Run: {command} {' '.join(f'--format {format}' for format in formats)}",

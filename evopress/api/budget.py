@@ -52,10 +52,12 @@ class Budget:
         name, equals, value = text.strip().partition("=")
         name, value = name.strip().lower(), value.strip()
         if not equals or not value:
-            raise UsageError(f"Cannot read budget {text!r}.", "Write it as bits=3.0, size=60MiB, sparsity=0.6, params=0.8x or latency=0.8x.")
+            examples = "bits=3.0, size=60MiB, sparsity=0.6, params=0.8x or latency=0.8x"
+            raise UsageError(f"Cannot read budget {text!r}.", f"Write it as {examples}.")
         if name not in FIELDS:
             raise unknown("budget", name, FIELDS, repr(text))
-        return Budget(text.strip(), FIELDS[name], _limit(name, value.partition(",")[0] if name == "latency" else value, text, space))
+        amount = value.partition(",")[0].strip() if name == "latency" else value
+        return Budget(text.strip(), FIELDS[name], _limit(name, amount, text, space))
 
 
 def workload_of(texts: Sequence[str]) -> Workload | None:

@@ -71,15 +71,16 @@ class Kernel(ABC):
 
     formats: regular expressions a format must match in full. packed: False where the kernel computes with a de-quantised dense weight.
     rounding: relative error (rms of the error over rms(x)·‖w‖) that the kernel adds on purpose because it rounds the activations, say to 8
-    bits; 0 for none. A kernel with rounding is never chosen by itself, only by name. extra: the extra of evopress that brings the library
-    the kernel calls, "" for none; without the library it supports nothing.
+    bits; 0 for none. A kernel with rounding is never chosen. peer: somebody else's, to be compared with; a latency table may choose it.
+    needs: the next step where it supports nothing because something is not installed, "" where nothing can be missing.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     packed: ClassVar[bool] = True
     rounding: ClassVar[float] = 0.0
-    extra: ClassVar[str] = ""
+    peer: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
 
     @abstractmethod
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:

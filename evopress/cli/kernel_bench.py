@@ -16,8 +16,8 @@ from evopress.api.workload import Workload
 from evopress.cli.output import say
 from evopress.home import home
 from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, KernelRow, bench_kernels, measure_floor
-from evopress.latency.runtime import first_fitting
-from evopress.pricing import KERNEL, PART, environment
+from evopress.latency.runtime import fastest
+from evopress.pricing import KERNEL, PART, environment, read_table
 from evopress.store import LatencyRow, Store
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Wanted:
     dtypes: Sequence[str]
     workload: str | None
     model: str
+    check: int
     peers: bool
     large: bool
     rounds: int
@@ -66,6 +67,7 @@ def _for_shapes(wanted: Wanted, kernels: Sequence[Kernel], store: Store) -> dict
 
 def _for_model(wanted: Wanted, kernels: Sequence[Kernel], store: Store) -> dict[str, Any]:
     """Everything a latency budget on a model needs: its shapes at the workload's tokens, and its parts."""
+    from evopress.latency.check import check_table
     from evopress.latency.parts import measure_parts
     from evopress.models.load import load, resolve
     from evopress.models.sites import find_sites
@@ -78,15 +80,23 @@ def _for_model(wanted: Wanted, kernels: Sequence[Kernel], store: Store) -> dict[
     model = load(ref, getattr(torch, name), "cpu")[0]
     sites = find_sites(model).sites
     shapes = sorted({site.shape for site in sites if site.kind == "linear"})
-    formats = list(dict.fromkeys(("absent", *(wanted.formats or DEMO_FORMATS))))
+    formats = list(dict.fromkeys(("dense", *(wanted.formats or DEMO_FORMATS))))
     document = _timed(wanted, kernels, store, shapes, [workload.tokens], formats, [name])
-    absent = {tuple(row["shape"]): row["median_seconds"] for row in document["rows"] if row["format"] == "absent"}
     say(f"timing the parts of {ref.name} beside its matrices: {workload}")
-    here = environment("cpu", name)
-    parts = measure_parts(model, sites, first_fitting(kernels, "cpu"), workload, absent)
+    pick = fastest(kernels, read_table(store, "cpu", name), workload.tokens)
+    here = {**environment("cpu", name), "model": ref.config_digest, "workload": str(workload)}
+    parts = measure_parts(model, sites, formats, read_table(store, "cpu", name), pick, workload, wanted.seed)
     for kind, timing in parts.items():
-        store.put_latency(_part_row(kind, timing, workload, {**here, "model": ref.config_digest, "workload": str(workload)}))
-    return {**document, "workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
+        store.put_latency(_part_row(kind, timing, workload, here))
+    document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
+    if wanted.check:
+        say(f"running {wanted.check} random profiles as whole models")
+        table = read_table(store, "cpu", name)
+        # Another seed: the profiles must be others than those that the parts were taken from.
+        found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
+        document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
+        document["check_median_error"] = statistics.median(abs(one.error) for one in found)
+    return document
 
 
 def _timed(

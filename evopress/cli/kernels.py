@@ -35,10 +35,20 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         print_json([{"name": k.name, "formats": list(k.formats), "packed": k.packed, "devices": devices} for k, devices in kernels])
         return
-    kinds = {True: "packed", False: "stand-in: dequantised"}
     header = ("name", "kind", "devices", "formats")
-    print_table(header, [(k.name, kinds[k.packed], " ".join(devices) or None, " ".join(k.formats)) for k, devices in kernels])
-    print("\nFormats are regular expressions. The first packed kernel that supports a format and shape runs it; else a stand-in.")
+    print_table(header, [(k.name, _kind(k), " ".join(devices) or _needs(k), " ".join(k.formats)) for k, devices in kernels])
+    print("\nFormats are regular expressions. The first packed kernel that supports a format and shape runs it, else a stand-in.")
+    print("Under a latency budget the fastest of those timed does: peers too, if kernels bench --peers timed them, but none that rounds x.")
+
+
+def _kind(kernel: Kernel) -> str:
+    if not kernel.packed:
+        return "stand-in: dequantised"
+    return f"{'peer' if kernel.peer else 'packed'}{f', rounds x by {kernel.rounding:g}' if kernel.rounding else ''}"
+
+
+def _needs(kernel: Kernel) -> str:
+    return f"none; {kernel.needs}" if kernel.needs else "none"
 
 
 def supported_devices(kernel: Kernel) -> list[str]:
@@ -72,6 +82,7 @@ def bench(
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Hub id, folder or .gguf of --workload; default: the demo model.")
     ] = None,
+    check: Annotated[int, typer.Option(min=0, help="With --workload: compare the table's sums with so many random whole models.")] = 0,
     peers: Annotated[bool, typer.Option("--peers", help="Every kernel that is installed, not only the first that fits.")] = False,
     large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
@@ -106,6 +117,7 @@ def bench(
         list(dtype or ()),
         workload,
         model or "",
+        check,
         peers,
         large,
         rounds,
@@ -155,10 +167,16 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     print_table(header, [_cells(row) for row in document["rows"]], "no kernel runs these formats at these shapes")
     for line in document["against_peers"]:
         print(line)
-    for name, part in document.get("parts", {}).items():
+    for kind, part in document.get("parts", {}).items():
+        span = f"{1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}"
+        print(f"{kind}: {1e6 * part['median_seconds']:.1f} µs ({span}, n {part['samples']})")
+    for one in document.get("check", []):
         print(
-            f"{name}: {1e6 * part['median_seconds']:.1f} µs ({1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}, n {part['samples']})"
+            f"a random profile: {1e3 * one['estimated_seconds']:.2f} ms by the table, {1e3 * one['median_seconds']:.2f} ms run ({one['error']:+.1%})"
         )
+    if "check" in document:
+        error = f"{document['check_median_error']:.1%}"
+        print(f"median error of the table's sum over {len(document['check'])} profiles: {error}")
     rounded = {row["kernel"]: row["rounding"] for row in document["rows"] if row["rounding"]}
     for name, error in rounded.items():
         print(f"{name} rounds the activations: relative error up to {error:.1e}; it is never chosen for a budget")

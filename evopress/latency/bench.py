@@ -203,7 +203,7 @@ def _rows(
 def _known(samples: Sequence[Sequence[float]]) -> bool:
     """Are all medians known to 5 %? Looked at every eighth round only, since sorting costs more than a fast kernel."""
     n = len(samples[0])
-    return n >= MOST_ROUNDS or n % 8 == 0 and all(Timing.of(own).relative_interval <= 0.05 for own in samples)
+    return n >= MOST_ROUNDS or (n % 8 == 0 and all(Timing.of(own).relative_interval <= 0.05 for own in samples))
 
 
 def _name(dtype: torch.dtype) -> str:

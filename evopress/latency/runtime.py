@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from evopress.api import ABSENT, DENSE, Kernel, Level, NotFound, Profile, Site, UsageError, Variant
 from evopress.api.formats import decode, variant_bytes
+from evopress.api.workload import Workload
 from evopress.latency.clock import Clock, Timing
 from evopress.latency.table import Cell, LatencyTable, cell_format
 from evopress.models.calls import Forward, replaced
@@ -37,10 +38,10 @@ NO_KERNEL = "no packed kernel: dequantised"
 def choose(format: str, shape: tuple[int, int], device: str, dtype: torch.dtype, kernels: Iterable[Kernel]) -> Kernel:
     """The first packed kernel that supports the format and shape, else the first that computes with a dequantised weight.
 
-    kernels: fastest first, as the registry gives them; those that round the activations are passed over. Raises UsageError when none
-    supports it.
+    kernels: fastest first, as the registry gives them; peers and those that round the activations are passed over: only a table chooses a
+    peer. Raises UsageError when none supports it.
     """
-    fitting = [kernel for kernel in kernels if not kernel.rounding and kernel.supports(format, shape, device, dtype)]
+    fitting = [kernel for kernel in kernels if not (kernel.rounding or kernel.peer) and kernel.supports(format, shape, device, dtype)]
     for kernel in sorted(fitting, key=lambda kernel: not kernel.packed):
         return kernel
     raise UsageError(
@@ -66,7 +67,7 @@ def fastest(kernels: Iterable[Kernel], table: LatencyTable, tokens: int) -> Pick
         cell = Cell(cell_format(variant.format, variant.cost.params / variant.site.weights), variant.site.shape, tokens)
         name = table.best(cell).kernel
         if name not in known:
-            raise NotFound(f"Kernel {name} is the fastest for {cell.format}, and is not installed.", "Install it, or time the kernels anew.")
+            raise NotFound(f"Kernel {name} is the fastest for {cell.format}, but not installed.", "Install it, or time the kernels anew.")
         return known[name]
 
     return pick
@@ -250,6 +251,20 @@ def bench_interleaved(
         )
         for name, packed in models.items()
     }  # fmt: skip
+
+
+STEPS = 16
+"""Decoded tokens of one sample of a decode workload."""
+
+
+def workload_seconds(
+    models: Mapping[str, PackedModel], workload: Workload, repeats: int = 7, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of one pass of the workload (a decoded step, or a prompt) by model, taken in turns; as many samples as repeats."""
+    steps = STEPS if workload.phase == "decode" else 1
+    speeds = bench_interleaved(models, workload.context, steps, workload.batch, repeats, clock=clock)
+    timings = {name: speed.decode if workload.phase == "decode" else speed.prefill for name, speed in speeds.items()}
+    return {name: [sample / steps for sample in timing.samples] for name, timing in timings.items()}
 
 
 def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = time.perf_counter) -> tuple[Tensor, float, float]:

@@ -49,17 +49,14 @@ def check_kernel(
     contiguous; packed tensors that were copied elsewhere; results that share no memory with each other, the input or the weights; inputs
     and variants left unchanged; the same bits twice; NaN and infinity that stay in their row and do not vanish; no more bytes read than
     packed. variant_of makes variants of formats that are not built in. Raises AssertionError naming kernel, format, shape, tokens and type;
-    MissingDependency for a kernel behind an extra that supports nothing.
+    MissingDependency for a kernel that needs something and supports nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     if not kernel.name or not kernel.formats:
         raise AssertionError(f"{type(kernel).__name__} must have a name and at least one format")
     cases = list(_supported(kernel, formats, shapes, generator))
-    if not cases and kernel.extra:
-        raise MissingDependency(
-            f"Kernel {kernel.name!r} supports nothing here: its library is missing or does not work.",
-            f"Run: pip install 'evopress[{kernel.extra}]'.",
-        )
+    if not cases and kernel.needs:
+        raise MissingDependency(f"Kernel {kernel.name!r} supports nothing here: what it needs is missing.", f"Next step: {kernel.needs}.")
     if not cases:
         raise AssertionError(
             f"kernel {kernel.name!r} supports none of the {len(formats)} formats at any of the {len(shapes)} shapes on cpu"

@@ -9,7 +9,7 @@ import ctypes
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class NativeKernel(Kernel):
 
     packed: `data` uint8 (see layout.py); `form` R×kind×0 uint8, which only carries rows and what the source is generated for.
     """
+
+    needs: ClassVar[str] = "install a C compiler (apt install gcc) or set CC; only for x86-64 with AVX2 under Linux"
 
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or this_machine()

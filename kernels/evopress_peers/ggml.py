@@ -50,9 +50,10 @@ class GgmlKernel(Kernel):
     """
 
     name: ClassVar[str] = "ggml"
+    peer: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g\d+", r"gguf-q[2-6]_k")
     rounding: ClassVar[float] = 0.011
-    extra: ClassVar[str] = "peers"
+    needs: ClassVar[str] = "pip install 'evopress[peers]'"
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Groups of 32·n columns that divide C, K-quants with C divisible by 256; CPU, where xllamacpp is installed and works."""

@@ -68,8 +68,9 @@ class _MatMulNBits(Kernel):
     R×G float32.
     """
 
+    peer: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g(16|32|64|128|256)",)
-    extra: ClassVar[str] = "peers"
+    needs: ClassVar[str] = "pip install 'evopress[peers]'"
     accuracy: ClassVar[int]
 
     def __init__(self) -> None:

@@ -32,6 +32,7 @@ class TorchCsrKernel(Kernel):
     """
 
     name: ClassVar[str] = "torch-csr"
+    peer: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = ("bitmask",)
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:

@@ -30,7 +30,7 @@ def test_peers_conform(kernel):
 
 def test_a_kernel_without_its_library_is_no_failure_but_names_the_extra():
     class Absent(SupportsNothing):
-        extra = "peers"
+        needs = "pip install 'evopress[peers]'"
 
     with pytest.raises(MissingDependency, match=r"'dense' supports nothing here.*pip install 'evopress\[peers\]'"):
         check_kernel(Absent(), **SMALL)

@@ -178,7 +178,8 @@ def test_bench_interleaves_and_reports_rates():
             return self.now
 
     models = {
-        name: build(model, sites, profile_of(sites, level), rounding(model), first_fitting(kernels(), "cpu")) for name, level in (("a", DENSE), ("b", INT3))
+        name: build(model, sites, profile_of(sites, level), rounding(model), first_fitting(kernels(), "cpu"))
+        for name, level in (("a", DENSE), ("b", INT3))
     }
     for name, packed in models.items():
         original = packed._stitcher.set
