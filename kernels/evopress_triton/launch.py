@@ -15,11 +15,11 @@ DECODE_TOKENS = 2
 """Up to so many tokens, a program a token reads the weights again (from the cache); beyond, tiles of the matrix units share them."""
 TILE_UNITS = 16
 """Units of columns a tile covers at once: the shortest inner dimension of the matrix units."""
-STAGES = 1
+COMPILER = {"num_stages": 1, "enable_fp_fusion": True}
 """No software pipeline: it would keep every load of a step twice in shared memory, more than most GPUs have; several programs a
-multiprocessor hide the latency instead."""
-SUMS_SHARE = 8
-"""The sums of the splits may move 1/8 of the bytes of the weights."""
+multiprocessor hide the latency instead. A product and a sum are one instruction, which Triton is to stop doing by itself."""
+SUMS_SHARE = 4
+"""The sums of the splits may move 1/4 of the bytes of the weights; most of that stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def plan(rows: int, units: int, unit_bits: int, tokens: int, multiprocessors: in
     """
     tiles = tokens > DECODE_TOKENS
     if tiles:
-        rows_a_program, tokens_a_program = (64, 16) if wide else (power(rows, 64, 128), power(tokens, 16, 64))
+        tokens_a_program = 16 if wide else power(tokens, 16, 64)
+        rows_a_program = 64 if tokens_a_program == 16 else power(rows, 64, 128)
         units_a_step, warps, programs_an_sm = TILE_UNITS, 4, 4
     elif lanes == "rows":
         rows_a_program, tokens_a_program, units_a_step, warps, programs_an_sm = power(rows, 32, 256), 1, 1, 1, 16

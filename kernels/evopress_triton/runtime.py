@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from evopress.api import Variant
 from evopress.api.formats import decode
-from evopress_triton.launch import TILE_UNITS
+from evopress_triton.launch import COMPILER, TILE_UNITS
 
 INTERPRETED_MULTIPROCESSORS = 2
 """What launches are planned for under the interpreter: few, but enough that some weights are split."""
@@ -72,7 +72,7 @@ def finish(out_STR: Tensor, dtype: torch.dtype) -> Tensor:
         return out_STR[0]
     result_TR = torch.empty(tokens, rows, dtype=dtype, device=out_STR.device)
     block = 512
-    sum_splits[(-(-tokens * rows // block),)](out_STR, result_TR, tokens * rows, splits, BLOCK=block, num_warps=4)
+    sum_splits[(-(-tokens * rows // block),)](out_STR, result_TR, tokens * rows, splits, BLOCK=block, num_warps=4, **COMPILER)
     return result_TR
 
 

@@ -15,7 +15,7 @@ from evopress.api import Kernel, Variant
 from evopress.api.formats import variant_bytes
 from evopress_triton import runtime
 from evopress_triton.bitmask_layout import MAX_COLUMNS, MAX_WEIGHTS, WORD, pack_mask
-from evopress_triton.launch import STAGES, plan
+from evopress_triton.launch import COMPILER, plan
 
 UNIT = 8
 """Columns a lane takes: one byte of the mask."""
@@ -56,12 +56,12 @@ class TritonBitmaskKernel(Kernel):
                 bitmask_tiles[token_blocks, row_blocks, way.splits](
                     runtime.side_by_side(x.contiguous(), 1, UNIT, steps), *weight, out_STR, tokens, rows, words, steps, way.steps,
                     WIDE=runtime.interprets(), BLOCK_T=way.block_tokens, BLOCK_R=way.block_rows, BLOCK_B=way.block_units,
-                    num_warps=way.warps, num_stages=STAGES,
+                    num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             else:
                 bitmask_decode[row_blocks, way.splits, tokens](
                     x.contiguous(), *weight, out_STR, rows, columns, words, way.steps,
-                    BLOCK_R=way.block_rows, BLOCK_B=way.block_units, num_warps=way.warps, num_stages=STAGES,
+                    BLOCK_R=way.block_rows, BLOCK_B=way.block_units, num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             return runtime.finish(out_STR, x.dtype)
 

@@ -15,7 +15,7 @@ from evopress.api import Kernel, Variant
 from evopress.api.formats import parse_int_format, unpack_int, variant_bytes
 from evopress_triton import runtime
 from evopress_triton.int_layout import CHUNK, chunks, pack_codes
-from evopress_triton.launch import STAGES, plan
+from evopress_triton.launch import COMPILER, plan
 
 
 class TritonIntKernel(Kernel):
@@ -65,13 +65,13 @@ class TritonIntKernel(Kernel):
                     runtime.side_by_side(x.contiguous(), groups, CHUNK, steps), codes, scales, zeros, out_STR,
                     field, tokens, rows, count, steps, way.steps, BITS=bits, CHUNKS=count // groups,
                     WIDE=runtime.interprets(), BLOCK_T=way.block_tokens, BLOCK_R=way.block_rows, BLOCK_K=way.block_units,
-                    num_warps=way.warps, num_stages=STAGES,
+                    num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             else:
                 int_decode[row_blocks, way.splits, tokens](
                     x.contiguous(), codes, scales, zeros, out_STR, field, rows, columns, count, way.steps,
                     BITS=bits, GROUP=group, EXACT=x.dtype == torch.float32, BLOCK_R=way.block_rows,
-                    num_warps=way.warps, num_stages=STAGES,
+                    num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             return runtime.finish(out_STR, x.dtype)
 
