@@ -39,7 +39,7 @@ def _open(mask_ptr, starts_ptr, offsets_ptr, row, row_in, byte, byte_in, words):
     return ((word >> shift) & 0xFF).to(tl.int32), start[:, None] + offset + _popcount(before)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words", "steps_a_split"])
 def bitmask_decode(
     x_ptr, mask_ptr, starts_ptr, offsets_ptr, values_ptr, out_ptr, rows, columns, words, steps_a_split,
     BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,
@@ -66,7 +66,7 @@ def bitmask_decode(
     tl.store(out_ptr + (tl.program_id(1) * tl.num_programs(2) + token) * rows + row, out.to(out_ptr.dtype.element_ty), mask=row_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "words", "steps", "steps_a_split"])
 def bitmask_tiles(
     x_ptr, mask_ptr, starts_ptr, offsets_ptr, values_ptr, out_ptr, tokens, rows, words, steps, steps_a_split,
     WIDE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,

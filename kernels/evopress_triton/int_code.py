@@ -33,7 +33,7 @@ def _shift(word, by: tl.constexpr):
         return word
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["field", "chunks", "chunks_a_split"])
 def int_decode(
     x_ptr, codes_ptr, scales_ptr, zeros_ptr, out_ptr, field, rows, columns, chunks, chunks_a_split,
     BITS: tl.constexpr, GROUP: tl.constexpr, EXACT: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -89,7 +89,7 @@ def int_decode(
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=row_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["field", "tokens", "chunks", "steps", "steps_a_split"])
 def int_tiles(
     x_ptr, codes_ptr, scales_ptr, zeros_ptr, out_ptr, field, tokens, rows, chunks, steps, steps_a_split,
     BITS: tl.constexpr, CHUNKS: tl.constexpr, WIDE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS, to_sparse_semi_structured
+from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 
 from evopress.api import Kernel, Variant
 from evopress.api.formats import decode, variant_bytes
@@ -47,9 +47,10 @@ class TorchTwoOfFourKernel(Kernel):
     def pack(self, variant: Variant, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """Compress on the current GPU."""
         dense_RC = decode(variant.format, variant.tensors, variant.site.shape).to(dtype)
+        kind = SparseSemiStructuredTensorCUSPARSELT if _has_cusparselt() else SparseSemiStructuredTensorCUTLASS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch calls the interface a prototype, once a process
-            sparse = to_sparse_semi_structured(dense_RC.cuda())
+            sparse = kind.from_dense(dense_RC.cuda())
         weight, places = sparse.packed, sparse.meta
         if weight is None:
             raise RuntimeError(f"torch {torch.__version__} compressed {variant.site.name!r} to nothing; ask supports() first")
@@ -72,10 +73,14 @@ class TorchTwoOfFourKernel(Kernel):
         return runtime.exact(x, variant)
 
 
+def _has_cusparselt() -> bool:
+    return bool(torch.backends.cusparselt.is_available())
+
+
 @cache
 def _has_operator() -> bool:
     """cuSPARSELt from compute capability 8.0, CUTLASS on 8.x."""
     if not torch.cuda.is_available():
         return False
     major, _ = torch.cuda.get_device_capability()
-    return major == 8 or (major > 8 and torch.backends.cusparselt.is_available())
+    return major == 8 or (major > 8 and _has_cusparselt())
