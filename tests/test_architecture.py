@@ -83,6 +83,8 @@ NARROW: Mapping[tuple[str, str], frozenset[str]] = {
 """Where a part may import another, but only these of its modules."""
 
 PLUGIN_IMPORTS = ("evopress.api", "evopress.hooks.specs")
+PLUGIN_PACKAGES: Mapping[str, frozenset[str]] = {"evopress_triton": frozenset({"triton"})}
+"""Third-party packages a plugin may use beside torch."""
 
 THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "api": frozenset({"torch"}),
@@ -260,7 +262,7 @@ def test_plugins_import_only_the_api() -> None:
                 item.module in PLUGIN_IMPORTS
                 or item.module.startswith("evopress.api.")
                 or top == own
-                or foreign(item.module) == "torch"
+                or foreign(item.module) in {"torch"} | PLUGIN_PACKAGES.get(own, frozenset())
                 or (item.when == "call" and foreign(item.module) in EXTRA_IMPORTS.get(shown(path), frozenset()))
                 or top in sys.stdlib_module_names
             )

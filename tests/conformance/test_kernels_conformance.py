@@ -89,6 +89,27 @@ class NotListed(TorchInt4Kernel):
     formats = (r"int4-g32",)
 
 
+class SkipsZeros(DenseKernel):
+    formats = ("sparse-2:4",)
+
+    def supports(self, format, shape, device, dtype):
+        return format == "sparse-2:4"
+
+    def run(self, x, packed):
+        weight = packed["weight"].float()
+        products = torch.where(weight == 0, torch.zeros(()), x.float()[:, None, :] * weight)
+        return products.sum(-1).to(x.dtype)
+
+
+def test_a_sparse_kernel_may_skip_what_is_not_stored():
+    assert check_kernel(SkipsZeros(), formats=("sparse-2:4",), shapes=((16, 32), (48, 96))) >= 4
+
+
+def test_a_device_that_the_kernel_does_not_support_is_named():
+    with pytest.raises(AssertionError, match="supports none of the 2 formats at any of the 2 shapes on cuda"):
+        check_kernel(TorchInt4Kernel(), device="cuda", **SMALL)
+
+
 class SupportsNothing(DenseKernel):
     def supports(self, format, shape, device, dtype):
         return False
