@@ -102,8 +102,9 @@ def bench(
 
     import torch
 
-    from evopress.cli.kernel_bench import Wanted, run_bench
+    from evopress.home import home
     from evopress.hooks.registry import Registry
+    from evopress.timing import Wanted, run_bench
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -125,7 +126,7 @@ def bench(
         seconds,
         seed,
     )
-    document = run_bench(wanted, kernels, storage_url(storage))
+    document = run_bench(wanted, kernels, storage_url(storage), home(), say)
     if result is not None:
         from evopress.files import write_whole
 
@@ -165,21 +166,28 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     print(f"floor: {floor['gigabytes_per_second']:.1f} GB/s read, {rates}\n")
     header = ("shape", "dtype", "tokens", "format", "kernel", "median µs", "95% interval", "n", "warm µs", "x dense", "GB/s", "of floor")
     print_table(header, [_cells(row) for row in document["rows"]], "no kernel runs these formats at these shapes")
-    for line in document["against_peers"]:
-        print(line)
+    if document["against_peers"]:
+        print("\nours against the fastest other kernel of the same bits, in the same rounds (above 1: ours is faster)\n")
+        duel = ("shape", "dtype", "tokens", "format", "kernel", "fastest other", "times as fast", "95% interval", "n")
+        print_table(duel, [_duel(row) for row in document["against_peers"]])
     for kind, part in document.get("parts", {}).items():
         span = f"{1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}"
         print(f"{kind}: {1e6 * part['median_seconds']:.1f} µs ({span}, n {part['samples']})")
     for one in document.get("check", []):
-        print(
-            f"a random profile: {1e3 * one['estimated_seconds']:.2f} ms by the table, {1e3 * one['median_seconds']:.2f} ms run ({one['error']:+.1%})"
-        )
+        sums = f"{1e3 * one['estimated_seconds']:.2f} ms by the table, {1e3 * one['median_seconds']:.2f} ms run"
+        print(f"a random profile: {sums} ({one['error']:+.1%})")
     if "check" in document:
         error = f"{document['check_median_error']:.1%}"
         print(f"median error of the table's sum over {len(document['check'])} profiles: {error}")
     rounded = {row["kernel"]: row["rounding"] for row in document["rows"] if row["rounding"]}
     for name, error in rounded.items():
         print(f"{name} rounds the activations: relative error up to {error:.1e}; it is never chosen for a budget")
+
+
+def _duel(row: Mapping[str, Any]) -> tuple[str, ...]:
+    faster = row["times_as_fast"]
+    where = (f"{row['shape'][0]}x{row['shape'][1]}", row["dtype"], str(row["tokens"]), row["format"], row["kernel"], row["peer"])
+    return (*where, f"{faster['median']:.2f}", f"{faster['low']:.2f}-{faster['high']:.2f}", str(row["samples"]))
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -178,8 +178,11 @@ def _rows(
 ) -> Iterator[KernelRow]:
     cold: list[list[float]] = [[] for _ in jobs]
     warm: list[list[float]] = [[] for _ in jobs]
-    begin, turn = clock(), -2
     with torch.no_grad():
+        for job in jobs:  # a kernel may make something of its weights when it first sees them
+            for packed in job.packed:
+                job.kernel.run(x_TC, packed)
+        begin, turn = clock(), -2
         while turn < rounds or (clock() - begin < max_seconds and not _known(cold)):
             for job, first, again in zip(jobs, cold, warm, strict=True):
                 packed = job.packed[turn % len(job.packed)]

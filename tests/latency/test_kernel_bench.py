@@ -15,7 +15,8 @@ FLOOR = Floor(1e9, {"float32": 1e9, "bfloat16": 1e9})
 
 def rows(**options):
     kernels = [cls() for cls in torch_kernels()]
-    settings = {"shapes": ((32, 64), (16, 48)), "tokens": (1, 3), "formats": ("absent", "int3-g32", "int8-g16", "bitmask"), "rounds": 3, "max_seconds": 0.0}
+    formats = ("absent", "int3-g32", "int8-g16", "bitmask")
+    settings = {"shapes": ((32, 64), (16, 48)), "tokens": (1, 3), "formats": formats, "rounds": 3, "max_seconds": 0.0}
     return list(bench_kernels(kernels, torch.Generator().manual_seed(0), floor=FLOOR, working_set_bytes=10000, **(settings | options)))
 
 

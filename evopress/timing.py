@@ -1,0 +1,202 @@
+"""What `evopress kernels bench` does: what to time, in what order, and into which rows of the store. Prints nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evopress.api import Kernel
+from evopress.api.workload import Workload
+from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, measure_floor
+from evopress.latency.check import check_table
+from evopress.latency.clock import Timing, ratio
+from evopress.latency.runtime import fastest
+from evopress.pricing import KERNEL, PART, environment, read_table
+from evopress.provenance import commit
+from evopress.store import LatencyRow, Store
+
+OURS = "native-"
+"""How the names of our own generated kernels begin."""
+LARGE_SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (8192, 28672))
+"""Layers of Llama 3 with 1B, 8B and 70B parameters: attention and MLP."""
+LARGE_BYTES = 2**30
+"""Weights that are cycled through for them: more than any last-level cache here."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of the command, as given; empty for their defaults."""
+
+    shapes: Sequence[tuple[int, int]] = ()
+    tokens: Sequence[int] = ()
+    formats: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
+    workload: str | None = None
+    model: str = ""
+    check: int = 0
+    peers: bool = False
+    large: bool = False
+    rounds: int = 7
+    most_seconds: float = 3.0
+    seconds: float | None = None
+    seed: int = 0
+
+
+def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Time, store every row at once, and return the document that `--json` prints."""
+    with Store.open(storage) as store:
+        bench = _Bench(wanted, kernels, store, home, say)
+        document = bench.shapes() if wanted.workload is None else bench.model()
+        return {**document, "storage": store.describe()}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    wanted: Wanted
+    kernels: Sequence[Kernel]
+    store: Store
+    home: Path
+    say: Callable[[str], None]
+
+    def shapes(self) -> dict[str, Any]:
+        """Single matrices: those asked for, the demo's, or with --large those of large models."""
+        shapes = [*self.wanted.shapes, *(LARGE_SHAPES if self.wanted.large else ())] or DEMO_SHAPES
+        formats, dtypes = self.wanted.formats or DEMO_FORMATS, self.wanted.dtypes or ("bfloat16", "float32")
+        return self._timed(shapes, self.wanted.tokens or DEMO_TOKENS, formats, dtypes)
+
+    def model(self) -> dict[str, Any]:
+        """All that a latency budget on a model needs: its shapes at the workload's tokens, and its parts."""
+        from evopress.latency.parts import measure_parts
+        from evopress.models.load import load, resolve
+        from evopress.models.sites import find_sites
+        from evopress.precision import remembered_dtype
+
+        wanted, workload = self.wanted, Workload.parse(self.wanted.workload or "", "--workload")
+        ref = resolve(wanted.model or None, self.home)
+        name = wanted.dtypes[0] if wanted.dtypes else str(remembered_dtype(self.home, "cpu", time.perf_counter)).removeprefix("torch.")
+        self.say(f"loading {ref.name}")
+        model = load(ref, getattr(torch, name), "cpu")[0]
+        sites = find_sites(model).sites
+        shapes = sorted({site.shape for site in sites if site.kind == "linear"})
+        formats = [format for format in ("dense", *(wanted.formats or DEMO_FORMATS[1:])) if format != "absent"]
+        document = self._timed(shapes, [workload.tokens], formats, [name])
+        self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
+        table = read_table(self.store, "cpu", name)
+        pick = fastest(self.kernels, table, workload.tokens)
+        parts = measure_parts(model, sites, formats, table, pick, workload, wanted.seed)
+        here = {**environment("cpu", name), "model": ref.config_digest, "workload": str(workload)}
+        for kind, timing in parts.items():
+            self.store.put_latency(_part_row(kind, timing, workload, here))
+        document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
+        if wanted.check:
+            self.say(f"running {wanted.check} random profiles as whole models")
+            table = read_table(self.store, "cpu", name)
+            # Another seed: the profiles must be others than those that the parts were taken from.
+            found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
+            document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
+            document["check_median_error"] = statistics.median(abs(one.error) for one in found)
+        return document
+
+    def _timed(
+        self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], names: Sequence[str]
+    ) -> dict[str, Any]:
+        self.say("measuring memory bandwidth and dense multiplication")
+        dtypes = [getattr(torch, name) for name in names]
+        floor, rows = measure_floor(dtypes), []
+        for row in self._measured(shapes, tokens, formats, dtypes, floor):
+            self.store.put_latency(latency_row(row, environment("cpu", row.dtype)))
+            rows.append(row)
+        rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
+        about = {**environment("cpu", " ".join(names)), "commit": commit(), "peers": peer_versions()}
+        return {"environment": about, "floor": rates, "rows": [_row_json(row) for row in rows], "against_peers": against_peers(rows)}
+
+    def _measured(
+        self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], dtypes: Sequence[torch.dtype], floor: Floor
+    ) -> Iterator[KernelRow]:
+        wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
+        # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
+        groups = [[format] for format in formats if format != "dense"] if wanted.large else [list(formats)]
+        options = (wanted.rounds, wanted.most_seconds, LARGE_BYTES if wanted.large else 2**26, wanted.peers, floor)
+        for number, shape in enumerate(shapes):
+            if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
+                left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
+                self.say(f"{wanted.seconds:g} s are over; not measured: {left}")
+                return
+            self.say(f"timing {shape[0]}x{shape[1]}")
+            for some in groups:
+                yield from bench_kernels(self.kernels, generator, [shape], tokens, some, dtypes, *options)
+
+
+def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
+    """A timing as the store keeps it. The label is kept as the kernel, so that a stand-in is never read as one."""
+    timing = row.timing
+    extra = {
+        "ratio_to_dense": row.ratio_to_dense.median, "floor_seconds": row.floor_seconds, "warm_seconds": row.warm.median,
+        "read_bytes": row.read_bytes, "rounding": row.rounding,
+    }  # fmt: skip
+    return LatencyRow(
+        kernel=row.label, device="cpu", phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
+        median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=row.tokens / timing.median,
+        format=row.format, shape=row.shape, environment={**here, **extra},
+    )  # fmt: skip
+
+
+def _part_row(kind: str, timing: Timing, workload: Workload, here: dict[str, Any]) -> LatencyRow:
+    # The store keeps no time of zero; a nanosecond is nothing here.
+    median, low, high = (max(value, 1e-9) for value in (timing.median, timing.low, timing.high))
+    return LatencyRow(
+        kernel="transformers", device="cpu", phase=PART, batch=workload.batch, tokens=workload.tokens, threads=here["threads"],
+        samples=timing.n, median_seconds=median, low_seconds=low, high_seconds=high, tokens_per_second=workload.tokens / median,
+        format=kind, environment=here,
+    )  # fmt: skip
+
+
+def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
+    """For every cell that ours and others ran: seconds of the fastest other over those of ours, paired in the same rounds."""
+    found = []
+    for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows if row.format != "dense"):
+        here = [row for row in rows if (row.shape, row.dtype, row.tokens, row.format) == cell]
+        ours = [row for row in here if row.kernel.startswith(OURS)]
+        others = [row for row in here if not row.kernel.startswith(OURS)]
+        if ours and others:
+            best = min(others, key=lambda row: row.timing.median)
+            faster = ratio(best.timing, ours[0].timing)
+            found.append({
+                "shape": list(cell[0]), "dtype": cell[1], "tokens": cell[2], "format": cell[3], "kernel": ours[0].label, "peer": best.label,
+                "peer_rounding": best.rounding, "times_as_fast": {"median": faster.median, "low": faster.low, "high": faster.high},
+                "samples": faster.n,
+            })  # fmt: skip
+    return found
+
+
+def peer_versions() -> dict[str, str]:
+    """Versions of the libraries behind peer kernels that are installed."""
+    found = {}
+    for name in ("onnxruntime", "xllamacpp"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _row_json(row: KernelRow) -> dict[str, Any]:
+    ratio = row.ratio_to_dense
+    return {
+        "kernel": row.label, "format": row.format, "shape": list(row.shape), "tokens": row.tokens, "dtype": row.dtype,
+        **_timing_json(row.timing), "warm_seconds": row.warm.median,
+        "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
+        "read_bytes": row.read_bytes, "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds,
+        "floor_share": row.floor_share, "bits_a_weight": 8 * row.weight_bytes / math.prod(row.shape), "rounding": row.rounding,
+    }  # fmt: skip
+
+
+def _timing_json(timing: Timing) -> dict[str, Any]:
+    return {"median_seconds": timing.median, "low_seconds": timing.low, "high_seconds": timing.high, "samples": timing.n}
