@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from evopress_native.machine import Machine
-from evopress_native.words import UNITS, bias, expand_source
+from evopress_native.words import UNITS, bias, expand_source, straight_source
 
 LEAST_TILE_TOKENS = 2
 """From so many tokens on the tiles are quicker than dot products."""
@@ -24,7 +24,7 @@ def integer_source(machine: Machine, bits: int, bfloat: bool) -> str:
         "BITS": bits, "WORDS": words, "CODES": codes, "COLUMNS": 2 * codes, "PARTS": len(offsets), "BIAS": f"{sum(offsets)}f",
         "BIAS_OF_LOW": f"{offsets[0]}f", "BIAS_OF_HIGH": f"{offsets[-1]}f", "LEAST_TILE_TOKENS": LEAST_TILE_TOKENS,
     }  # fmt: skip
-    return _constants(_of_machine(machine, bfloat) | constants) + _with_tiles(_read("common.h"), expand_source(bits), _read("integers.c"))
+    return _constants(_of_machine(machine, bfloat) | constants) + _with_tiles(_read("common.h"), expand_source(bits), straight_source(bits), _read("integers.c"))
 
 
 @cache

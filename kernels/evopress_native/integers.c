@@ -3,26 +3,21 @@
    Codes become floating point without a conversion: `expand` (generated) moves the BITS of a code into the mantissa of a bfloat16 whose
    value is then BIAS + code (8 bits: two nibbles). T tokens, C columns in, G groups, lane = row.
 
-   Three engines. TILES: the expanded words are rows of an AMX B tile as they lie, x is the A tile. BFLOAT_DOT: vdpbf16ps of two columns.
-   Else two fused multiply-adds in float32, from which the zero is subtracted beforehand, so that float32 activations lose nothing. */
+   Three engines. TILES: the expanded words are rows of an AMX B tile as they lie, x is the A tile. For one or a few bfloat16 tokens: codes
+   masked into float32 where they lie and multiply-added; the bfloat16 dot product is slower, since it takes one port twice. For float32
+   activations: the zero is subtracted before the multiply, so that nothing is lost. */
 
 typedef struct {
     const Form *form;
     const uint8_t *codes, *zeros;
     const uint16_t *scales;
-    const void *x;     /* T rows of groups*padded columns: bfloat16 for tiles and dot, float32 otherwise */
-    const float *sums; /* T rows of G: sum of x over a group */
-    int64_t stride;    /* columns a row of x */
+    const void *x;       /* T rows of groups*padded columns: bfloat16 for tiles, float32 otherwise */
+    const float *sums;   /* T rows of G: sum of x over a group */
+    const float *biased; /* the same of x times the bias of its column */
+    int64_t stride;      /* columns a row of x */
     X *y;
     int64_t tokens;
 } Job;
-
-#if TILES || (BFLOAT_DOT && X_BFLOAT)
-INLINE void finish(const Job *j, int64_t at, int64_t q, int t, VF dot, VF *total) {
-    VF z = ADD(FROM_BYTES(j->zeros + at), SPLAT(BIAS));
-    *total = FMA(FROM_HALF(j->scales + at), FNMA(z, SPLAT(j->sums[t * j->form->groups + q]), dot), *total);
-}
-#endif
 
 #if TILES
 #define SUMS 4   /* tiles of sums in flight: a group is finished so many groups later, when its products are long done */
@@ -110,45 +105,48 @@ static void tile_blocks(const Job *j, int64_t first, int64_t last) {
 }
 #endif
 
-#if BFLOAT_DOT && X_BFLOAT
-INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+#if X_BFLOAT
+/* bias + code as float32 wherever the code lies in its word (see words.py); the sums of bias * x and of zero * x are taken off per group. */
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
     const Form *f = j->form;
-    const int chains = tokens == 1 ? 4 : tokens == 2 ? 2 : 1; /* the latency of a dot is hidden by four sums */
+    const int chains = tokens == 1 ? 8 : tokens == 2 ? 4 : 2; /* sums enough to hide the latency of a multiply-add */
     for (int64_t block = first; block < last; block++) {
         const uint8_t *p = j->codes + block * (f->groups * f->padded * (BLOCK * BITS / 8));
-        VF total[4];
-        UNROLL for (int t = 0; t < tokens; t++) total[t] = ZERO();
+        VF total[4][HALVES];
+        UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int h = 0; h < HALVES; h++) total[t][h] = ZERO();
         for (int64_t q = 0; q < f->groups; q++) {
-            VF sum[4];
-            UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
-            const uint32_t *x = (const uint32_t *)((const uint16_t *)j->x + q * f->padded);
-            for (int64_t c = 0; c < f->padded; c += COLUMNS) {
-                VI v[PARTS * CODES];
-                _mm_prefetch((const char *)(p + AHEAD), _MM_HINT_T0);
-                expand(p, v);
-                p += 64 * WORDS;
-                UNROLL for (int k = 0; k < CODES; k++)
-                    UNROLL for (int t = 0; t < tokens; t++) {
-                        __m512bh two = (__m512bh)_mm512_set1_epi32((int)x[t * j->stride / 2 + c / 2 + k]);
-                        UNROLL for (int part = 0; part < PARTS; part++) {
-                            int i = t * chains + (k * PARTS + part) % chains;
-                            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)v[k * PARTS + part], two);
-                        }
-                    }
-            }
             int64_t at = (block * f->groups + q) * BLOCK;
-            UNROLL for (int t = 0; t < tokens; t++) {
-                VF dot = sum[t * chains];
-                UNROLL for (int i = 1; i < chains; i++) dot = ADD(dot, sum[t * chains + i]);
-                finish(j, at, q, t, dot, total + t);
+            UNROLL for (int h = 0; h < HALVES; h++) {
+                VF sum[8];
+                UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
+                const float *x = (const float *)j->x + q * f->padded;
+                const uint8_t *own = p + h * 32;
+                for (int64_t c = 0; c < f->padded; c += COLUMNS, own += 64 * WORDS) {
+                    UNROLL for (int w = 0; w < WORDS; w++) _mm_prefetch((const char *)(own + AHEAD + 64 * w), _MM_HINT_T0);
+#define ADD_COLUMN(n, k, value)                                                                                                         \
+    {                                                                                                                                  \
+        VF v = value;                                                                                                                  \
+        UNROLL for (int t = 0; t < tokens; t++)                                                                                        \
+            sum[t * chains + n % chains] = FMA(v, SPLAT(x[t * j->stride + c + k]), sum[t * chains + n % chains]);                      \
+    }
+                    STRAIGHTEN(own, ADD_COLUMN)
+                }
+                VF scale = FROM_HALF(j->scales + at + h * LANES), z = FROM_BYTES(j->zeros + at + h * LANES);
+                UNROLL for (int t = 0; t < tokens; t++) {
+                    VF dot = sum[t * chains];
+                    UNROLL for (int i = 1; i < chains; i++) dot = ADD(dot, sum[t * chains + i]);
+                    dot = SUB(dot, SPLAT(j->biased[t * f->groups + q]));
+                    total[t][h] = FMA(scale, FNMA(z, SPLAT(j->sums[t * f->groups + q]), dot), total[t][h]);
+                }
             }
+            p += f->padded * (BLOCK * BITS / 8);
         }
         int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
-        UNROLL for (int t = 0; t < tokens; t++) put(j->y + t * f->rows + block * BLOCK, total + t, count);
+        UNROLL for (int t = 0; t < tokens; t++) put(j->y + t * f->rows + block * BLOCK, total[t], count);
     }
 }
 #else
-INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
     const Form *f = j->form;
     for (int64_t block = first; block < last; block++) {
         const uint8_t *p = j->codes + block * (f->groups * f->padded * (BLOCK * BITS / 8));
@@ -202,35 +200,30 @@ static void blocks_of(const Job *j, int64_t first, int64_t last) {
     for (int64_t t = 0; t < j->tokens; t += part.tokens) {
         int64_t left = j->tokens - t;
         part.tokens = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-#if X_BFLOAT && BFLOAT_DOT
-        part.x = (const uint16_t *)j->x + t * j->stride;
-        part.sums = j->sums + t * j->form->groups;
-#else
         part.x = (const float *)j->x + t * j->stride;
-#endif
+        part.sums = j->sums + t * j->form->groups;
+        part.biased = j->biased + t * j->form->groups;
         part.y = j->y + t * j->form->rows;
-        if (part.tokens == 4) dot_blocks(&part, first, last, 4);
-        else if (part.tokens == 2) dot_blocks(&part, first, last, 2);
-        else dot_blocks(&part, first, last, 1);
+        if (part.tokens == 4) row_blocks(&part, first, last, 4);
+        else if (part.tokens == 2) row_blocks(&part, first, last, 2);
+        else row_blocks(&part, first, last, 1);
     }
 }
 
-/* Lay x as the engines want it: groups padded with zeros, summed where the zeros of the weight are applied afterwards. */
-static int prepare(Job *j, const X *x) {
+/* Lay x as the engines want it: groups padded with zeros, in float32 unless tiles take it, and summed by group. 1 without memory. */
+#if TILES
+static int prepare_tiles(Job *j, const X *x) {
     const Form *f = j->form;
-    int64_t wide = f->groups * f->padded;
-    j->stride = wide;
-#if TILES || (BFLOAT_DOT && X_BFLOAT)
     int plain = f->padded == f->group;
     size_t sums = (size_t)(j->tokens * f->groups + 15) / 16 * 64;
-    float *sum = scratch(sums + (plain ? 0 : (size_t)(j->tokens * wide) * 2));
+    float *sum = scratch(sums + (plain ? 0 : (size_t)(j->tokens * j->stride) * 2));
     if (!sum) return 1;
     uint16_t *copy = (uint16_t *)((uint8_t *)sum + sums);
     for (int64_t t = 0; t < j->tokens; t++)
         for (int64_t q = 0; q < f->groups; q++) {
             const uint16_t *from = x + t * f->columns + q * f->group;
             if (!plain) {
-                uint16_t *to = copy + t * wide + q * f->padded;
+                uint16_t *to = copy + t * j->stride + q * f->padded;
                 memcpy(to, from, (size_t)f->group * 2);
                 memset(to + f->group, 0, (size_t)(f->padded - f->group) * 2);
                 from = to;
@@ -242,18 +235,39 @@ static int prepare(Job *j, const X *x) {
         }
     j->sums = sum;
     j->x = plain ? x : copy;
-#else
-    float *copy = scratch((size_t)(j->tokens * wide) * 4);
+    return 0;
+}
+#endif
+
+static int prepare(Job *j, const X *x) {
+    const Form *f = j->form;
+    j->stride = f->groups * f->padded;
+#if TILES
+    if (j->tokens >= LEAST_TILE_TOKENS) return prepare_tiles(j, x);
+#endif
+    size_t all = (size_t)(j->tokens * j->stride), groups = (size_t)(j->tokens * f->groups);
+    float *copy = scratch((all + 2 * groups) * 4), *sums = copy + all, *biased = sums + groups;
     if (!copy) return 1;
     for (int64_t t = 0; t < j->tokens; t++)
         for (int64_t q = 0; q < f->groups; q++) {
             const X *from = x + t * f->columns + q * f->group;
-            float *to = copy + t * wide + q * f->padded;
+            float *to = copy + t * j->stride + q * f->padded;
             for (int64_t c = 0; c < f->group; c++) to[c] = READ(from[c]);
             for (int64_t c = f->group; c < f->padded; c++) to[c] = 0;
+#if X_BFLOAT
+            double sum = 0, bias = 0;
+            for (int64_t c = 0; c < f->padded; c += COLUMNS)
+                for (int64_t k = 0; k < COLUMNS; k++) {
+                    sum += to[c + k];
+                    bias += (double)bias_of[k] * to[c + k];
+                }
+            sums[t * f->groups + q] = (float)sum;
+            biased[t * f->groups + q] = (float)bias;
+#endif
         }
     j->x = copy;
-#endif
+    j->sums = sums;
+    j->biased = biased;
     return 0;
 }
 

@@ -23,11 +23,15 @@ BLOCK = 16
 STEP = 32
 """Columns of one AMX step; groups are padded to multiples of it."""
 HEADER = 64
+LONGEST = 256
+"""Columns that are summed before zeros and scales are applied; longer groups repeat theirs, so that sums stay small and exact enough."""
 
 
 def pack_integers(codes_RC: Tensor, scale_RG: Tensor, zero_RG: Tensor, bits: int) -> Tensor:
     """Codes (uint8, below 2^bits), float scales that float16 holds and zeros (uint8) as one uint8 tensor."""
     rows, columns = codes_RC.shape
+    split = _split(columns // scale_RG.shape[1])
+    scale_RG, zero_RG = scale_RG.repeat_interleave(split, 1), zero_RG.repeat_interleave(split, 1)
     groups = scale_RG.shape[1]
     group = columns // groups
     padded, blocks = -(-group // STEP) * STEP, -(-rows // BLOCK)
@@ -38,6 +42,11 @@ def pack_integers(codes_RC: Tensor, scale_RG: Tensor, zero_RG: Tensor, bits: int
     second = first + scales.numel() * 2
     header = torch.tensor([rows, columns, group, padded, groups, first, second, 0])
     return torch.cat([header.view(torch.uint8), codes, scales.view(torch.uint8), zeros])
+
+
+def _split(group: int) -> int:
+    """Into how many equal groups of whole steps, at most `LONGEST` wide, a group is split; 1 where it cannot be."""
+    return next((count for count in range(1, group // STEP + 1) if group % (count * STEP) == 0 and group // count <= LONGEST), 1)
 
 
 def _blocked(codes_RGg: Tensor, blocks: int, padded: int) -> Tensor:
