@@ -7,10 +7,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,11 @@ from evopress.pricing import KERNEL, PART, environment, read_table
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Store
 
+if TYPE_CHECKING:
+    from evopress.api.speed_study import KernelStudy
+
+STUDY_ROUNDS, STUDY_SECONDS = 41, 30.0
+"""Of a study: timings of a kernel at least, and seconds for one shape at most."""
 OURS = "native-"
 """How the names of our own generated kernels begin."""
 LARGE_SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (8192, 28672))
@@ -49,6 +54,7 @@ class Wanted:
     most_seconds: float = 3.0
     seconds: float | None = None
     seed: int = 0
+    working_set_bytes: int = 2**26
 
 
 def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -57,6 +63,39 @@ def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Pat
         bench = _Bench(wanted, kernels, store, home, say)
         document = bench.shapes() if wanted.workload is None else bench.model()
         return {**document, "storage": store.describe()}
+
+
+def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure all that a kernel study is about, and return its document.
+
+    Ours and dense are timed in turns with each other, for their ratios; and each format once more beside all other kernels.
+    """
+    shapes = [(int(rows), int(columns)) for rows, columns in (text.split("x") for text in study.shapes)]
+    single = Wanted(
+        shapes, study.tokens, study.formats, [study.dtype], rounds=STUDY_ROUNDS, most_seconds=STUDY_SECONDS, seed=study.seed,
+        working_set_bytes=LARGE_BYTES,
+    )  # fmt: skip
+    with Store.open(storage) as store:
+        ours = _Bench(single, kernels, store, home, say).shapes()
+        duels = []
+        for format in study.formats:
+            say(f"{format} beside all other kernels")
+            alone = replace(single, formats=[format], peers=True)
+            duels.append(_Bench(alone, kernels, store, home, say).shapes())
+        whole: dict[str, Any] = {}
+        if study.profiles:
+            wanted = Wanted(
+                formats=study.table_formats, dtypes=[study.dtype], workload=study.workload, model=study.model, check=study.profiles,
+                rounds=STUDY_ROUNDS, seed=study.seed,
+            )  # fmt: skip
+            whole = _Bench(wanted, kernels, store, home, say).model()
+    return {
+        "kernels": study.model_dump(mode="json", exclude={"claims"}), "digest": study.digest, "environment": ours["environment"],
+        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [row for duel in duels for row in duel["rows"]],
+        "against_peers": [row for duel in duels for row in duel["against_peers"]],
+        **{key: whole[key] for key in ("workload", "parts", "check", "check_median_error") if key in whole},
+        "table": whole.get("rows", []),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,7 +164,7 @@ class _Bench:
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
         # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
         groups = [[format] for format in formats if format != "dense"] if wanted.large else [list(formats)]
-        options = (wanted.rounds, wanted.most_seconds, LARGE_BYTES if wanted.large else 2**26, wanted.peers, floor)
+        options = (wanted.rounds, wanted.most_seconds, LARGE_BYTES if wanted.large else wanted.working_set_bytes, wanted.peers, floor)
         for number, shape in enumerate(shapes):
             if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
                 left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
@@ -191,7 +230,7 @@ def _row_json(row: KernelRow) -> dict[str, Any]:
     ratio = row.ratio_to_dense
     return {
         "kernel": row.label, "format": row.format, "shape": list(row.shape), "tokens": row.tokens, "dtype": row.dtype,
-        **_timing_json(row.timing), "warm_seconds": row.warm.median,
+        **_timing_json(row.timing), "seconds": list(row.timing.samples), "warm_seconds": row.warm.median,
         "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
         "read_bytes": row.read_bytes, "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds,
         "floor_share": row.floor_share, "bits_a_weight": 8 * row.weight_bytes / math.prod(row.shape), "rounding": row.rounding,

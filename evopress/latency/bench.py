@@ -9,6 +9,7 @@ Shapes: R rows out, C columns in, T tokens.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from evopress.latency.sample import random_variant
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
 """The four linear shapes of SmolLM2-135M."""
 MOST_ROUNDS = 400
+PROBE_BYTES, PROBE_PART_BYTES = 2**28, 2**26
+"""From which working set on reading is timed beside the kernels, and how much of it a round."""
 DEMO_TOKENS = (1, 512)
 DEMO_FORMATS = ("dense", "absent", "int2-g64", "int3-g64", "int4-g64", "int8-g64", "bitmask")
 
@@ -128,9 +131,11 @@ def bench_kernels(
     for shape in shapes:
         for dtype in dtypes:
             jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every))
+            # What the memory gives changes with the machine's other load, so large weights are timed in turns with plain reading.
+            probe = torch.ones(working_set_bytes // 4) if working_set_bytes >= PROBE_BYTES else None
             for count in tokens:
                 x_TC = torch.randn(count, shape[1], generator=generator).to(dtype)
-                yield from _rows(jobs, x_TC, shape, rounds, max_seconds, floor, clock)
+                yield from _rows(jobs, x_TC, shape, rounds, max_seconds, floor, probe, clock)
 
 
 @dataclass(frozen=True)
@@ -174,10 +179,18 @@ def split_cell(text: str) -> tuple[str, float]:
 
 
 def _rows(
-    jobs: Sequence[_Job], x_TC: Tensor, shape: tuple[int, int], rounds: int, max_seconds: float, floor: Floor, clock: Clock
+    jobs: Sequence[_Job],
+    x_TC: Tensor,
+    shape: tuple[int, int],
+    rounds: int,
+    max_seconds: float,
+    floor: Floor,
+    probe: Tensor | None,
+    clock: Clock,
 ) -> Iterator[KernelRow]:
     cold: list[list[float]] = [[] for _ in jobs]
     warm: list[list[float]] = [[] for _ in jobs]
+    reading: list[float] = []
     with torch.no_grad():
         for job in jobs:  # a kernel may make something of its weights when it first sees them
             for packed in job.packed:
@@ -190,7 +203,15 @@ def _rows(
                 if turn >= 0:
                     first.append(pair[0])
                     again.append(pair[1])
+            if probe is not None:
+                count = PROBE_PART_BYTES // 4
+                first = turn % (probe.numel() // count) * count
+                read = time_once(probe[first : first + count].sum, clock)
+                if turn >= 0:
+                    reading.append(read)
             turn += 1
+    if reading:
+        floor = Floor(PROBE_PART_BYTES / statistics.median(reading), floor.flops_per_second)
     timings = [Timing.of(own) for own in cold]
     dtype, tokens = _name(x_TC.dtype), x_TC.shape[0]
     for job, timing, again in zip(jobs, timings, warm, strict=True):

@@ -24,7 +24,8 @@ def integer_source(machine: Machine, bits: int, bfloat: bool) -> str:
         "BITS": bits, "WORDS": words, "CODES": codes, "COLUMNS": 2 * codes, "PARTS": len(offsets), "BIAS": f"{sum(offsets)}f",
         "BIAS_OF_LOW": f"{offsets[0]}f", "BIAS_OF_HIGH": f"{offsets[-1]}f", "LEAST_TILE_TOKENS": LEAST_TILE_TOKENS,
     }  # fmt: skip
-    return _constants(_of_machine(machine, bfloat) | constants) + _with_tiles(_read("common.h"), expand_source(bits), straight_source(bits), _read("integers.c"))
+    parts = (_read("common.h"), expand_source(bits), straight_source(bits), _read("integers.c"))
+    return _constants(_of_machine(machine, bfloat) | constants) + _with_tiles(*parts)
 
 
 @cache

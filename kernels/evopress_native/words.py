@@ -11,6 +11,7 @@ wasted bit.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from functools import cache
 from itertools import combinations
 from typing import NamedTuple
@@ -125,7 +126,7 @@ def _moves(lows: tuple[int, ...], lowest: int, highest: int) -> tuple[int, ...]:
                 # The places that most bits can take, one after the other.
                 places: list[int] = []
                 while open_ways := [way for way in ways if not set(way) & set(places)]:
-                    places.append(max(range(lowest, highest + 1), key=lambda place: sum(place in way for way in open_ways)))  # noqa: B023
+                    places.append(Counter(place for way in open_ways for place in way).most_common(1)[0][0])
                 moved = tuple(next(place for place in places if place in way) for way in ways)
                 best = min(best, (count + CONSTANT * len(set(moved)), moved))
     return best[1]
