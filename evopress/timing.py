@@ -16,7 +16,7 @@ import torch
 
 from evopress.api import Kernel
 from evopress.api.workload import Workload
-from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, measure_floor
+from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, cell_text, measure_floor
 from evopress.latency.check import check_table
 from evopress.latency.clock import Timing, ratio
 from evopress.latency.runtime import fastest
@@ -126,7 +126,7 @@ class _Bench:
         model = load(ref, getattr(torch, name), "cpu")[0]
         sites = find_sites(model).sites
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
-        formats = [format for format in ("dense", *(wanted.formats or DEMO_FORMATS[1:])) if format != "absent"]
+        formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
         document = self._timed(shapes, [workload.tokens], formats, [name])
         self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
         table = read_table(self.store, "cpu", name)

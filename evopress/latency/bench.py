@@ -22,6 +22,7 @@ from evopress.api.formats import fits_format, variant_bytes
 from evopress.latency.clock import Clock, Timing, measure, ratio, time_once
 from evopress.latency.runtime import DTYPES, choose, label
 from evopress.latency.sample import random_variant
+from evopress.latency.table import cell_format
 
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
 """The four linear shapes of SmolLM2-135M."""
@@ -149,7 +150,7 @@ def _jobs(
     kernels: Sequence[Kernel], generator: torch.Generator, shape: tuple[int, int], formats: Sequence[str], dtype: torch.dtype,
     working_set: int, every: bool,
 ) -> Iterator[_Job]:  # fmt: skip
-    for text in dict.fromkeys(("dense", *formats)):
+    for text in dict.fromkeys(("dense", *map(cell_text, formats))):
         format, density = split_cell(text)
         if not fits_format(format, shape):
             continue
@@ -176,6 +177,11 @@ def split_cell(text: str) -> tuple[str, float]:
     if format != "bitmask" or not 0 <= density <= 1:
         raise UsageError(f"Cannot read the format {text!r}.", "A share of kept weights stands behind bitmask only, as in bitmask@0.3.")
     return format, density
+
+
+def cell_text(text: str) -> str:
+    """A format as a table names it: `bitmask` is `bitmask@0.5`. Raises UsageError as `split_cell` does."""
+    return cell_format(*split_cell(text))
 
 
 def _rows(

@@ -60,10 +60,9 @@ def library(source: str, flags: tuple[str, ...], folder: Path | None = None) -> 
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: `kernels` under EVOPRESS_HOME, else under the user's cache."""
-    import platformdirs
-
     home = os.environ.get("EVOPRESS_HOME")
-    return (Path(home).expanduser() if home else platformdirs.user_cache_path("evopress")) / "kernels"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress"
+    return (Path(home) if home else user).expanduser() / "kernels"
 
 
 @cache
