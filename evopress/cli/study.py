@@ -98,11 +98,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Draw quality against token-forwards and against seconds, with intervals, as PNG and HTML; print the leaderboard."""
+    from evopress.api.speed_study import read_speed_study
     from evopress.report.contest_html import write_html
     from evopress.report.contest_png import check_plots, write_png
     from evopress.report.contest_table import standing_json, standings
 
     check_plots()
+    speed = read_speed_study(file)
+    if speed is not None:
+        from evopress.cli.speed_study import compare_speed
+
+        compare_speed(speed, file, result, out, as_json)
+        return
     contest, document = _measured(file, result, device, dtype, storage)
     if not document["runs"]:
         raise NotFound(f"Nothing of contest {contest.name} is measured yet.", f"Run it: evopress study run {file}")

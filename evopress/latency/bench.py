@@ -211,8 +211,8 @@ def _rows(
                     again.append(pair[1])
             if probe is not None:
                 count = PROBE_PART_BYTES // 4
-                first = turn % (probe.numel() // count) * count
-                read = time_once(probe[first : first + count].sum, clock)
+                start = turn % (probe.numel() // count) * count
+                read = time_once(probe[start : start + count].sum, clock)
                 if turn >= 0:
                     reading.append(read)
             turn += 1

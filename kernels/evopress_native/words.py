@@ -133,7 +133,7 @@ def _moves(lows: tuple[int, ...], lowest: int, highest: int) -> tuple[int, ...]:
 
 
 def straight_source(bits: int) -> str:
-    """C macro `STRAIGHTEN(p, USE)`: USE(turn, column, value) for every column of the unit at p, float32 values bias + code; array `bias_of`.
+    """C macro `STRAIGHTEN(p, USE)`: USE(turn, column, value) for every column of the unit at p, bias + code in float32; and `bias_of`.
 
     Word by word and shift by shift, so that few registers are in use at a time.
     """
