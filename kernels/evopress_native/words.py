@@ -93,8 +93,9 @@ class Straight(NamedTuple):
 def straights(bits: int) -> tuple[Straight, ...]:
     """Where every column of a unit stands as float32, with few shifts: a code is masked into the mantissa wherever it lies.
 
-    A code whose lowest bit is bit l of a float32 with exponent 23 - l is worth 2^(23 - l) + code. So most codes need no shift of
-    their own, only one AND-OR. The bias may be 2^(bits + 8) at most: subtracted again after the sum of a group, it leaves an error of some 1e-5 of the weights.
+    A code whose lowest bit is bit l of a float32 with exponent 23 - l is worth 2^(23 - l) + code. So most codes need no shift of their own,
+    only one AND-OR. The bias may be 2^(bits + 8) at most: subtracted again after the sum of a group, it leaves an error of some 1e-5 of the
+    weights.
     Words beyond those of the unit are the codes made of left-over bits, both parities at the top of a bfloat16 mantissa.
     """
     lowest, highest = 15 - bits, SINGLE - bits

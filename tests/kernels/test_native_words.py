@@ -36,7 +36,7 @@ def test_straight_codes_lie_in_the_mantissa_with_a_small_bias(bits):
     found = straights(bits)
     assert len(found) == 2 * UNITS[bits][1]
     for straight in found:
-        assert 0 <= straight.low
+        assert straight.low >= 0
         assert straight.low + bits <= SINGLE
         assert 2**bits <= straight.bias == 2.0 ** (SINGLE - straight.low) <= 2.0 ** (bits + 8)
     assert len({(straight.word, straight.shift, straight.low) for straight in found}) == len(found)
