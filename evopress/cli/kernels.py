@@ -23,6 +23,7 @@ app = typer.Typer(help="List kernels that run packed weights; time them on this 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 MOST_WEIGHTS = 2**30
 """Largest matrix that is timed: 4 GiB in float32."""
+_NUMBERS = ("batch", "tokens", "threads", "samples", "median_seconds", "low_seconds", "high_seconds", "tokens_per_second")
 _SHAPE = re.compile(r"([1-9]\d*)[xX×]([1-9]\d*)")
 
 
@@ -220,13 +221,13 @@ def import_(
     storage: Storage = None,
 ) -> None:
     """Add the timings of a file to the store. They count where machine, threads, type and libraries are the same."""
-    from evopress.store import LatencyRow, Store
+    from evopress.store import Store
 
     try:
-        rows = [LatencyRow(**{**row, "shape": tuple(row["shape"])}) for row in json.loads(file.read_text())["latencies"]]
+        rows = [_stored(row) for row in json.loads(file.read_text())["latencies"]]
     except FileNotFoundError:
         raise NotFound(f"File {file} does not exist.", "Write one with: evopress kernels export FILE.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file} holds no timings: {error}.", "Write one with: evopress kernels export FILE.") from error
     with Store.open(storage_url(storage)) as store:
         known = set(map(_identity, store.latencies()))
@@ -234,6 +235,20 @@ def import_(
         for row in new:
             store.put_latency(replace(row, profile_id=None, run_id=None))
     print(f"{len(new)} timings added, {len(rows) - len(new)} known already")
+
+
+def _stored(values: Mapping[str, Any]) -> LatencyRow:
+    """A row as it was written. Raises TypeError and KeyError for what no store wrote."""
+    from evopress.store import LatencyRow
+
+    row = LatencyRow(**{**values, "shape": tuple(values["shape"])})
+    if len(row.shape) != 2:
+        raise TypeError(f"a shape is two numbers, not {list(row.shape)}")
+    for name in (*_NUMBERS, "shape"):
+        for value in row.shape if name == "shape" else [getattr(row, name)]:
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}, no number")
+    return row
 
 
 def _identity(row: LatencyRow) -> tuple[Any, ...]:
