@@ -245,12 +245,22 @@ class _Execution:
 
 
 def thinned(front: Sequence[Profile], space: Space, most: int) -> list[Profile]:
-    """At most so many of a front that is sorted by bytes: both ends, and those nearest to even steps of bytes between them."""
+    """At most so many of a front that is sorted by bytes: both ends, and those nearest to even steps of bytes between them.
+
+    Where the costs of the space tell nanoseconds, half of the places go to those nearest to even steps of time, so the fastest stays too.
+    """
     if len(front) <= most:
         return list(front)
-    sizes = [space.cost(profile).bytes for profile in front]
-    wanted = [sizes[0] + step * (sizes[-1] - sizes[0]) / (most - 1) for step in range(most)]
-    nearest = {min(range(len(front)), key=lambda at: abs(sizes[at] - size)) for size in wanted}
+    costs = [space.cost(profile) for profile in front]
+    axes = [[cost.bytes for cost in costs]]
+    if space.dearest.nanoseconds:
+        axes.append([cost.nanoseconds for cost in costs])
+    steps = most // len(axes)
+    nearest: set[int] = set()
+    for sizes in axes:
+        low, high = min(sizes), max(sizes)
+        wanted = [low + step * (high - low) / (steps - 1) for step in range(steps)]
+        nearest |= {min((abs(size - goal), at) for at, size in enumerate(sizes))[1] for goal in wanted}
     return [front[at] for at in sorted(nearest)]
 
 
