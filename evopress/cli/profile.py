@@ -153,8 +153,10 @@ def _of_study(store: Store, study: StudyRow, label: str | None) -> ProfileRow:
 class _About:
     """Everything the store knows of one profile beside its levels."""
 
-    def __init__(self, held: list[ResultRow], fitness: dict[str, Interval], speeds: list[LatencyRow], scores: list[TaskScore]) -> None:
-        self.held, self.fitness, self.speeds, self.scores = held, fitness, speeds, scores
+    def __init__(
+        self, held: list[ResultRow], fitness: dict[str, Interval], estimated: float | None, speeds: list[LatencyRow], scores: list[TaskScore]
+    ) -> None:
+        self.held, self.fitness, self.estimated, self.speeds, self.scores = held, fitness, estimated, speeds, scores
 
 
 def _about(store: Store, row: ProfileRow) -> _About:
@@ -168,6 +170,7 @@ def _about(store: Store, row: ProfileRow) -> _About:
     return _About(
         held,
         {name: interval(*values[trial], groups=store.origins(board.slices[name])) for name, trial in sorted(trials.items()) if board},
+        board.estimated_seconds if board else None,
         list(latest.values()),
         store.task_scores(row.id),
     )
@@ -183,6 +186,7 @@ def _about_json(row: ProfileRow, about: _About) -> dict[str, Any]:
         "bits": row.bits,
         "held_as": [f"{result.study}/{result.label}" for result in about.held],
         "fitness": {n: {"mean": f.mean, "low": f.low, "high": f.high, "documents": f.n} for n, f in about.fitness.items()},
+        "estimated_seconds": about.estimated,
         "speed": {s.phase: {"tokens_per_second": s.tokens_per_second, "kernel": s.kernel, "device": s.device} for s in about.speeds},
         "tasks": [_score_json(score) for score in about.scores],
     }
@@ -196,11 +200,16 @@ def _print_header(row: ProfileRow, about: _About) -> None:
         ("held as", ", ".join(f"{result.study}/{result.label}" for result in about.held) or "nothing: a step of a search"),
         *((name, _measured(name, found)) for name, found in about.fitness.items()),
         *(() if about.fitness else (("fitness", "not measured on held-out documents"),)),
+        *(() if about.estimated is None else (("estimated", _estimated(about.estimated)),)),
         *((speed.phase, f"{speed.tokens_per_second:,.1f} tokens/s on {speed.device}, kernels: {speed.kernel}") for speed in about.speeds),
         *((score.task, f"{score.metric} {_value(score)}") for score in about.scores),
     ]
     width = max(len(name) for name, _ in lines)
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines) + "\n")
+
+
+def _estimated(seconds: float) -> str:
+    return f"{1e3 * seconds:,.2f} ms for one pass of its study's workload, by the latency table of the machine that searched"
 
 
 def _measured(name: str, found: Interval) -> str:
