@@ -26,6 +26,7 @@ from evopress.precision import check_device, check_dtype
 from evopress.pricing import tables
 from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
+from evopress.report.latency import amount
 from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.speed import speeds
@@ -215,13 +216,14 @@ class _Execution:
             trials[label] = {name: self.bench.measure([profile], slice_, name, "heldout")[0] for name in names}
         rows = []
         for label, profile in found.items():
+            cost = self.space.cost(profile)  # with the time it has here, which a stored trial does not tell
             kl, nll, mine = (trials[label][name] for name in ("kl", "perplexity", self.study.fitness))
             against = None
             if "uniform" in found and label not in ("uniform", "dense", *front):
                 against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed, origins)
             kl_interval, nll_interval = (interval(trial.values, trial.weights, groups=origins) for trial in (kl, nll))
             took = spent.get(label, Totals())
-            size = (kl.cost, self.space.bits(kl.cost))
+            size = (cost, self.space.bits(cost))
             rows.append(Row(label, profile, *size, kl_interval, nll_interval, against, took.evaluations, took.tokens))
         return tuple(rows)
 
@@ -269,7 +271,7 @@ def facts(plan: Plan) -> str:
     linear = sum(site.kind == "linear" for site in plan.space.sites)
     missed = [role for role, _ in missed_roles(plan.space)]
     without = f" (no level to choose at: {', '.join(missed[:6])})" if missed else ""
-    limits = ", ".join(f"{budget.text} = at most {budget.limit:,} {budget.field}" for budget in plan.budgets)
+    limits = ", ".join(f"{budget.text} = at most {amount(budget.limit, budget.field)}" for budget in plan.budgets)
     reach = f"{plan.coverage:.1%} of the parameters outside embeddings and head{without}"
     return f"{plan.ref.name}: {linear} linear sites, {reach}; budget {limits}"
 

@@ -80,11 +80,13 @@ def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
 
 
 def _lengths(bench: Workbench) -> tuple[int, int, int]:
-    """Tokens of the prompt and of the answer, and sequences: of the study's workload, where it has one."""
+    """Tokens of the prompt and of the answer, and sequences: of the study's workload, where it has one, and then not one token less."""
     workload = bench.plan.workload
     wanted = workload.context if workload else PROMPT_TOKENS
     positions = bench.plan.positions or wanted + DECODE_TOKENS
     decode = min(DECODE_TOKENS, positions // 4)
+    if workload:
+        decode = max(1, min(decode, positions - wanted))
     return min(wanted, positions - decode), decode, workload.batch if workload else 1
 
 

@@ -154,7 +154,12 @@ class _About:
     """Everything the store knows of one profile beside its levels."""
 
     def __init__(
-        self, held: list[ResultRow], fitness: dict[str, Interval], estimated: float | None, speeds: list[LatencyRow], scores: list[TaskScore]
+        self,
+        held: list[ResultRow],
+        fitness: dict[str, Interval],
+        estimated: float | None,
+        speeds: list[LatencyRow],
+        scores: list[TaskScore],
     ) -> None:
         self.held, self.fitness, self.estimated, self.speeds, self.scores = held, fitness, estimated, speeds, scores
 

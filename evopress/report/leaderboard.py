@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import NotFound, UsageError
 from evopress.report import bench_document, contest_table
 from evopress.report.bench_document import is_bench
-from evopress.report.comparison import HEADER, cells, footnotes, title
+from evopress.report.comparison import cells, footnotes, header, title
 from evopress.report.contest_document import is_contest
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _search_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
     study, winner = document["study"], document["winner"]
     rows = [cells(row) for row in document["rows"]]
     bold = tuple((f"**{row[0]}**" if row[0] == winner else row[0], *row[1:]) for row in rows)
-    lines = [f"## {study['name']}: {title(document)}", "", markdown(Table(HEADER, bold)), ""]
+    lines = [f"## {study['name']}: {title(document)}", "", markdown(Table(header(document), bold)), ""]
     lines += [f"- {note}" for note in footnotes(document)]
     seconds = [execution["wall_seconds"] for execution in document["executions"] if execution["wall_seconds"] is not None]
     lines += [

@@ -168,8 +168,8 @@ class Runs(Base):
 class Trials(Base):
     """A measured profile. key: digest of the TrialKey, so that one column finds it. mean: position-weighted, lower is better.
 
-    seconds: the measurement took. estimated_seconds: one pass of the workload would take the profile, by the LatencyTable of the machine that
-    measured it, where its study had a latency budget (its run tells which); null elsewhere.
+    seconds: the measurement took. estimated_seconds: one pass of the workload would take the profile, by the LatencyTable of the machine
+    that measured it, where its study had a latency budget (its run tells which); null elsewhere.
     """
 
     __tablename__ = "evo_trials"

@@ -313,6 +313,7 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
             ref=SimpleNamespace(name="tiny"),
             budgets=(Budget("bits=3.0", "bytes", 200),),
             coverage=0.999,
+            workload=None,
             bank_bytes=2**21,
             sitemap=SimpleNamespace(total_params=10**9),
         ),
