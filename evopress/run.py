@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
+from evopress.api import DENSE, REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
@@ -30,7 +30,7 @@ from evopress.report.latency import amount
 from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.speed import speeds
-from evopress.store import ProfileRow, Store, load_reference
+from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
 from evopress.workbench import Workbench
 
@@ -291,9 +291,18 @@ def last_options(store: Store, study_id: int) -> dict[str, Any]:
 def open_profile(
     store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str | None = None, dtype: str | None = None
 ) -> tuple[nn.Module, Any]:
-    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks. device, dtype: default, as its study last ran.
+    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks. Raises as `reopen` does."""
+    bench, _ = reopen(store, row, home, listen, device, dtype)
+    return Best("", row.profile, bench).apply(), bench.tokenizer
 
-    Raises NotFound when no study of the store holds the profile, so that nobody knows what it was calibrated on.
+
+def reopen(
+    store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str | None = None, dtype: str | None = None
+) -> tuple[Workbench, StudyRow]:
+    """The workbench that a stored profile was measured on, with nothing but its levels to choose, and the study that holds it.
+
+    device, dtype: default, as its study last ran. Raises NotFound when no study of the store holds the profile, so that nobody knows what
+    it was calibrated on, and UsageError when its model or its bank cannot be had here.
     """
     results = [result for result in store.results() if result.profile_id == row.id]
     if not results:
@@ -309,6 +318,7 @@ def open_profile(
     device, dtype = device or options.get("device", "cpu"), dtype or options.get("dtype", "auto")
     registry = Registry.load()
     plan = with_weights(make_plan(study, registry, home), home)
+    plan = replace(plan, space=narrowed(plan.space, row.profile))
     bench = Workbench(plan, Texts(plan, listen), registry, store, home, listen, device, dtype)
     if bench.model_digest != row.model_digest:
         raise UsageError(
@@ -320,7 +330,18 @@ def open_profile(
             f"Profile {row.profile.digest[:12]} was measured with other weights: its bank was not made by {bench.arithmetic}.",
             f"Give the --device and --dtype that study {found.name} ran with, on a like processor; or search again under a new name.",
         )
-    return Best("", row.profile, bench).apply(), bench.tokenizer
+    return bench, found
+
+
+def narrowed(space: Space, profile: Profile) -> Space:
+    """The space of one profile and the dense model: what else a study offered need not be built again."""
+    kept = [
+        [place for place, level in enumerate(levels) if level in (profile[site.name], DENSE)]
+        for site, levels in zip(space.sites, space.levels, strict=True)
+    ]
+    levels = tuple(tuple(row[place] for place in places) for row, places in zip(space.levels, kept, strict=True))
+    costs = tuple(tuple(row[place] for place in places) for row, places in zip(space.costs, kept, strict=True))
+    return replace(space, levels=levels, costs=costs, links=())
 
 
 def _eta(totals: Totals, stops: Stops, generations: int) -> float | None:

@@ -1,4 +1,4 @@
-"""`evopress profile`: one profile as a map, as text or as JSON, and its benchmark scores."""
+"""`evopress profile`: one profile as a map, as text or as JSON, its benchmark scores, and how fast it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from evopress.report.statistics import Interval
     from evopress.store import LatencyRow, ProfileRow, ResultRow, Store, StudyRow, TaskScore
 
-app = typer.Typer(help="Show a profile as a map of levels over depth; score it on benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Show a profile as a map of levels over depth; score it on benchmarks; time it.", no_args_is_help=True, rich_markup_mode=None
+)
 Id = Annotated[str, typer.Argument(metavar="ID", help="Start of a digest, a study (its winner), or STUDY/LABEL such as demo/uniform.")]
 HEX_DIGITS = 4
 """A digest is named by at least so many digits."""
@@ -100,6 +102,37 @@ def evaluate(
         return
     print(f"profile {row.profile.digest[:12]} of {row.model}, {row.cost.bytes:,} bytes, {row.bits:.3f} bits a weight")
     _print_scores(scores)
+
+
+@app.command()
+def bench(
+    id: Id,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
+    decode: Annotated[int, typer.Option(min=1, help="Tokens that are decoded after it.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's choice.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that the profile and the dense model run, in turns.")] = 7,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+    storage: Storage = None,
+) -> None:
+    """Run the packed model beside the dense one: tokens a second, memory, bytes read, the latency table's error; keep the times."""
+    from evopress.store import Store
+
+    with Store.open(storage_url(storage), create=False) as store:
+        row = find(store, id)
+        from evopress.cli.profile_bench import print_bench
+        from evopress.profile_bench import Asked, bench_profile
+
+        def listen(progress: Progress) -> None:
+            say(f"{progress.phase}: {progress.text}")
+
+        document = bench_profile(store, row, home(), Asked(batch, prompt, decode, repeats, threads), listen, device, dtype)
+    if as_json:
+        print_json(document)
+    else:
+        print_bench(document)
 
 
 # Which profile is meant --------------------------------------------------------------------------------------------------

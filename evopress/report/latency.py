@@ -95,8 +95,8 @@ def notes(document: Document) -> list[str]:
         takes = f"{1e3 * own['measured_seconds']:,.2f} ms, and {limit} is allowed"
         found.append(
             f"WARNING: {label} takes {ratio:.3f} times its latency budget when measured: {takes}{beside}. Ask for less"
-            f" (latency={_lower(own)}{comma}{options}), or time the kernels again: evopress kernels bench --workload. The exit code does not"
-            " tell: --require-gain judges accuracy alone"
+            f" (latency={_lower(own)}{comma}{options}), or time the kernels again: evopress kernels bench --workload. The exit code does"
+            " not tell: --require-gain judges accuracy alone"
         )
     return found
 
