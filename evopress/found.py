@@ -29,7 +29,7 @@ class Row:
     label: dense, uniform, random, greedy, knapsack, the searcher, or `SEARCHER front N` for others of its front.
     against_uniform: paired differences of the fitness.
     search_evaluations, search_tokens: evaluations and token-forwards spent to find it.
-    speed: phase -> measured tokens per second, absent where it was not measured.
+    speed: phase -> measured tokens per second, absent where it was not measured. cost: with the nanoseconds that the LatencyTable says.
     """
 
     label: str
@@ -103,7 +103,8 @@ class Run:
     def require_gain(self) -> None:
         """Raise QualityGateFailed unless the winner beats uniform on held-out documents (a lower mean, and p < 0.01).
 
-        Nor may greedy or knapsack, where they were measured, have a lower mean than it.
+        Nor may greedy or knapsack, where they were measured, have a lower mean than it. Time is not asked about: a winner that was measured
+        above its latency budget is warned of in the comparison, and passes.
         """
         if self.gain is None or not accepted(self.gain.difference, self.gain.p):
             p = "no uniform profile to compare with" if self.gain is None else f"{self.gain.difference:+.4f}, p = {self.gain.p:.3g}"

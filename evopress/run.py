@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
+from evopress.api import DENSE, REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
@@ -26,10 +26,11 @@ from evopress.precision import check_device, check_dtype
 from evopress.pricing import tables
 from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
+from evopress.report.latency import amount
 from evopress.report.statistics import interval, paired
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.speed import speeds
-from evopress.store import ProfileRow, Store, load_reference
+from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
 from evopress.workbench import Workbench
 
@@ -215,13 +216,14 @@ class _Execution:
             trials[label] = {name: self.bench.measure([profile], slice_, name, "heldout")[0] for name in names}
         rows = []
         for label, profile in found.items():
+            cost = self.space.cost(profile)  # with the time it has here, which a stored trial does not tell
             kl, nll, mine = (trials[label][name] for name in ("kl", "perplexity", self.study.fitness))
             against = None
             if "uniform" in found and label not in ("uniform", "dense", *front):
                 against = paired(mine.values, trials["uniform"][self.study.fitness].values, mine.weights, self.study.seed, origins)
             kl_interval, nll_interval = (interval(trial.values, trial.weights, groups=origins) for trial in (kl, nll))
             took = spent.get(label, Totals())
-            size = (kl.cost, self.space.bits(kl.cost))
+            size = (cost, self.space.bits(cost))
             rows.append(Row(label, profile, *size, kl_interval, nll_interval, against, took.evaluations, took.tokens))
         return tuple(rows)
 
@@ -245,12 +247,22 @@ class _Execution:
 
 
 def thinned(front: Sequence[Profile], space: Space, most: int) -> list[Profile]:
-    """At most so many of a front that is sorted by bytes: both ends, and those nearest to even steps of bytes between them."""
+    """At most so many of a front that is sorted by bytes: both ends, and those nearest to even steps of bytes between them.
+
+    Where the costs of the space tell nanoseconds, half of the places go to those nearest to even steps of time, so the fastest stays too.
+    """
     if len(front) <= most:
         return list(front)
-    sizes = [space.cost(profile).bytes for profile in front]
-    wanted = [sizes[0] + step * (sizes[-1] - sizes[0]) / (most - 1) for step in range(most)]
-    nearest = {min(range(len(front)), key=lambda at: abs(sizes[at] - size)) for size in wanted}
+    costs = [space.cost(profile) for profile in front]
+    axes = [[cost.bytes for cost in costs]]
+    if space.dearest.nanoseconds:
+        axes.append([cost.nanoseconds for cost in costs])
+    steps = most // len(axes)
+    nearest: set[int] = set()
+    for sizes in axes:
+        low, high = min(sizes), max(sizes)
+        wanted = [low + step * (high - low) / (steps - 1) for step in range(steps)]
+        nearest |= {min((abs(size - goal), at) for at, size in enumerate(sizes))[1] for goal in wanted}
     return [front[at] for at in sorted(nearest)]
 
 
@@ -259,7 +271,7 @@ def facts(plan: Plan) -> str:
     linear = sum(site.kind == "linear" for site in plan.space.sites)
     missed = [role for role, _ in missed_roles(plan.space)]
     without = f" (no level to choose at: {', '.join(missed[:6])})" if missed else ""
-    limits = ", ".join(f"{budget.text} = at most {budget.limit:,} {budget.field}" for budget in plan.budgets)
+    limits = ", ".join(f"{budget.text} = at most {amount(budget.limit, budget.field)}" for budget in plan.budgets)
     reach = f"{plan.coverage:.1%} of the parameters outside embeddings and head{without}"
     return f"{plan.ref.name}: {linear} linear sites, {reach}; budget {limits}"
 
@@ -279,9 +291,18 @@ def last_options(store: Store, study_id: int) -> dict[str, Any]:
 def open_profile(
     store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str | None = None, dtype: str | None = None
 ) -> tuple[nn.Module, Any]:
-    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks. device, dtype: default, as its study last ran.
+    """A stored profile as a live model, with its tokenizer. Rebuilds what its bank lacks. Raises as `reopen` does."""
+    bench, _ = reopen(store, row, home, listen, device, dtype)
+    return Best("", row.profile, bench).apply(), bench.tokenizer
 
-    Raises NotFound when no study of the store holds the profile, so that nobody knows what it was calibrated on.
+
+def reopen(
+    store: Store, row: ProfileRow, home: Path, listen: Listener = silent, device: str | None = None, dtype: str | None = None
+) -> tuple[Workbench, StudyRow]:
+    """The workbench that a stored profile was measured on, with nothing but its levels to choose, and the study that holds it.
+
+    device, dtype: default, as its study last ran. Raises NotFound when no study of the store holds the profile, so that nobody knows what
+    it was calibrated on, and UsageError when its model or its bank cannot be had here.
     """
     results = [result for result in store.results() if result.profile_id == row.id]
     if not results:
@@ -297,6 +318,7 @@ def open_profile(
     device, dtype = device or options.get("device", "cpu"), dtype or options.get("dtype", "auto")
     registry = Registry.load()
     plan = with_weights(make_plan(study, registry, home), home)
+    plan = replace(plan, space=narrowed(plan.space, row.profile))
     bench = Workbench(plan, Texts(plan, listen), registry, store, home, listen, device, dtype)
     if bench.model_digest != row.model_digest:
         raise UsageError(
@@ -308,7 +330,18 @@ def open_profile(
             f"Profile {row.profile.digest[:12]} was measured with other weights: its bank was not made by {bench.arithmetic}.",
             f"Give the --device and --dtype that study {found.name} ran with, on a like processor; or search again under a new name.",
         )
-    return Best("", row.profile, bench).apply(), bench.tokenizer
+    return bench, found
+
+
+def narrowed(space: Space, profile: Profile) -> Space:
+    """The space of one profile and the dense model: what else a study offered need not be built again."""
+    kept = [
+        [place for place, level in enumerate(levels) if level in (profile[site.name], DENSE)]
+        for site, levels in zip(space.sites, space.levels, strict=True)
+    ]
+    levels = tuple(tuple(row[place] for place in places) for row, places in zip(space.levels, kept, strict=True))
+    costs = tuple(tuple(row[place] for place in places) for row, places in zip(space.costs, kept, strict=True))
+    return replace(space, levels=levels, costs=costs, links=())
 
 
 def _eta(totals: Totals, stops: Stops, generations: int) -> float | None:

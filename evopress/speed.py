@@ -6,13 +6,16 @@ Picks no kernel and reads no clock itself (`evopress.latency` does). Called by t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evopress.api import Profile
 from evopress.events import Progress
 from evopress.pricing import environment
 from evopress.store import LatencyRow
 from evopress.workbench import Workbench
+
+if TYPE_CHECKING:
+    from evopress.latency.runtime import Speed
 
 REPEATS = 7
 PROMPT_TOKENS, DECODE_TOKENS = 512, 64
@@ -66,25 +69,39 @@ def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
     here = _environment(bench)
     known: dict[str, dict[str, LatencyRow]] = {}
     for digest, speed in bench_interleaved(packed, prompt, decode, batch, repeats=REPEATS).items():
-        known[digest] = {}
-        for phase, timing, tokens in zip(PHASES, (speed.prefill, speed.decode), (speed.prompt_tokens, speed.decode_tokens), strict=True):
-            row = LatencyRow(
-                kernel=" + ".join(f"{name} ×{count}" for name, count in sorted(speed.kernels.items())), device=bench.device, phase=phase,
-                batch=speed.batch, tokens=tokens, threads=here["threads"], samples=timing.n, median_seconds=timing.median,
-                low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=speed.batch * tokens / timing.median,
-                profile_id=bench.profile_id(by_digest[digest]), environment=here, run_id=bench.run_id,
-            )  # fmt: skip
+        known[digest] = rows_of(bench, by_digest[digest], speed, here)
+        for row in known[digest].values():
             bench.store.put_latency(row)
-            known[digest][phase] = row
     return {label: known[profile.digest] for label, profile in profiles.items()}
 
 
+def rows_of(bench: Workbench, profile: Profile, speed: Speed, here: dict[str, Any]) -> dict[str, LatencyRow]:
+    """How fast a profile ran, by phase, as the store keeps it."""
+    phases = zip(PHASES, (speed.prefill, speed.decode), (speed.prompt_tokens, speed.decode_tokens), strict=True)
+    return {
+        phase: LatencyRow(
+            kernel=kernels_text(speed.kernels), device=bench.device, phase=phase, batch=speed.batch, tokens=tokens, threads=here["threads"],
+            samples=timing.n, median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high,
+            tokens_per_second=speed.batch * tokens / timing.median, profile_id=bench.profile_id(profile), environment=here,
+            run_id=bench.run_id,
+        )
+        for phase, timing, tokens in phases
+    }  # fmt: skip
+
+
+def kernels_text(kernels: Mapping[str, int]) -> str:
+    """`native-int3 ×120 + dense ×4`."""
+    return " + ".join(f"{name} ×{count}" for name, count in sorted(kernels.items()))
+
+
 def _lengths(bench: Workbench) -> tuple[int, int, int]:
-    """Tokens of the prompt and of the answer, and sequences: of the study's workload, where it has one."""
+    """Tokens of the prompt and of the answer, and sequences: of the study's workload, where it has one, and then not one token less."""
     workload = bench.plan.workload
     wanted = workload.context if workload else PROMPT_TOKENS
     positions = bench.plan.positions or wanted + DECODE_TOKENS
     decode = min(DECODE_TOKENS, positions // 4)
+    if workload:
+        decode = max(1, min(decode, positions - wanted))
     return min(wanted, positions - decode), decode, workload.batch if workload else 1
 
 

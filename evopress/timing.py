@@ -47,6 +47,7 @@ class Wanted:
     dtypes: Sequence[str] = ()
     workload: str | None = None
     model: str = ""
+    device: str = "cpu"
     check: int = 0
     peers: bool = False
     large: bool = False
@@ -121,24 +122,26 @@ class _Bench:
 
         wanted, workload = self.wanted, Workload.parse(self.wanted.workload or "", "--workload")
         ref = resolve(wanted.model or None, self.home)
-        name = wanted.dtypes[0] if wanted.dtypes else str(remembered_dtype(self.home, "cpu", time.perf_counter)).removeprefix("torch.")
+        name = (
+            wanted.dtypes[0] if wanted.dtypes else str(remembered_dtype(self.home, wanted.device, time.perf_counter)).removeprefix("torch.")
+        )
         self.say(f"loading {ref.name}")
-        model = load(ref, getattr(torch, name), "cpu")[0]
+        model = load(ref, getattr(torch, name), wanted.device)[0]
         sites = find_sites(model).sites
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
         formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
         document = self._timed(shapes, [workload.tokens], formats, [name])
         self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
-        table = read_table(self.store, "cpu", name)
+        table = read_table(self.store, wanted.device, name)
         pick = fastest(self.kernels, table, workload.tokens)
         parts = measure_parts(model, sites, formats, table, pick, workload, wanted.seed)
-        here = {**environment("cpu", name), "model": ref.config_digest, "workload": str(workload)}
+        here = {**environment(wanted.device, name), "model": ref.config_digest, "workload": str(workload)}
         for kind, timing in parts.items():
             self.store.put_latency(_part_row(kind, timing, workload, here))
         document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
         if wanted.check:
             self.say(f"running {wanted.check} random profiles as whole models")
-            table = read_table(self.store, "cpu", name)
+            table = read_table(self.store, wanted.device, name)
             # Another seed: the profiles must be others than those that the parts were taken from.
             found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
             document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
@@ -150,12 +153,12 @@ class _Bench:
     ) -> dict[str, Any]:
         self.say("measuring memory bandwidth and dense multiplication")
         dtypes = [getattr(torch, name) for name in names]
-        floor, rows = measure_floor(dtypes), []
+        floor, rows = measure_floor(dtypes, device=self.wanted.device), []
         for row in self._measured(shapes, tokens, formats, dtypes, floor):
-            self.store.put_latency(latency_row(row, environment("cpu", row.dtype)))
+            self.store.put_latency(latency_row(row, environment(self.wanted.device, row.dtype)))
             rows.append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
-        about = {**environment("cpu", " ".join(names)), "commit": commit(), "peers": peer_versions()}
+        about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions()}
         return {"environment": about, "floor": rates, "rows": [_row_json(row) for row in rows], "against_peers": against_peers(rows)}
 
     def _measured(
@@ -164,7 +167,14 @@ class _Bench:
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
         # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
         groups = [[format] for format in formats if format != "dense"] if wanted.large else [list(formats)]
-        options = (wanted.rounds, wanted.most_seconds, LARGE_BYTES if wanted.large else wanted.working_set_bytes, wanted.peers, floor)
+        options = (
+            wanted.rounds,
+            wanted.most_seconds,
+            LARGE_BYTES if wanted.large else wanted.working_set_bytes,
+            wanted.peers,
+            floor,
+            wanted.device,
+        )
         for number, shape in enumerate(shapes):
             if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
                 left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
@@ -183,7 +193,7 @@ def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
         "read_bytes": row.read_bytes, "rounding": row.rounding,
     }  # fmt: skip
     return LatencyRow(
-        kernel=row.label, device="cpu", phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
+        kernel=row.label, device=here["device"], phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
         median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=row.tokens / timing.median,
         format=row.format, shape=row.shape, environment={**here, **extra},
     )  # fmt: skip
@@ -193,7 +203,7 @@ def _part_row(kind: str, timing: Timing, workload: Workload, here: dict[str, Any
     # The store keeps no time of zero; a nanosecond is nothing here.
     median, low, high = (max(value, 1e-9) for value in (timing.median, timing.low, timing.high))
     return LatencyRow(
-        kernel="transformers", device="cpu", phase=PART, batch=workload.batch, tokens=workload.tokens, threads=here["threads"],
+        kernel="transformers", device=here["device"], phase=PART, batch=workload.batch, tokens=workload.tokens, threads=here["threads"],
         samples=timing.n, median_seconds=median, low_seconds=low, high_seconds=high, tokens_per_second=workload.tokens / median,
         format=kind, environment=here,
     )  # fmt: skip

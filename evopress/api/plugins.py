@@ -236,7 +236,7 @@ class Searcher(ABC):
 
     @property
     def front(self) -> tuple[Profile, ...]:
-        """Of a searcher of several objectives: profiles of which none beats another in all, cheapest first. A subclass sets `_front`."""
+        """Of a searcher of several objectives: profiles of which none beats another in all, smallest first. A subclass sets `_front`."""
         return self._front
 
     @abstractmethod

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, UsageError, unknown
-from evopress.cli.options import Json, Storage
+from evopress.cli.options import Device, Json, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def bench(
         str | None, typer.Option("-m", "--model", help="Hub id, folder or .gguf of --workload; default: the demo model.")
     ] = None,
     check: Annotated[int, typer.Option(min=0, help="With --workload: compare the table's sums with so many random whole models.")] = 0,
+    device: Device = None,
     peers: Annotated[bool, typer.Option("--peers", help="Every kernel that is installed, not only the first that fits.")] = False,
     large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
@@ -105,6 +106,7 @@ def bench(
 
     from evopress.home import home
     from evopress.hooks.registry import Registry
+    from evopress.precision import check_device
     from evopress.timing import Wanted, run_bench
 
     if threads is not None:
@@ -112,21 +114,11 @@ def bench(
     kernels = Registry.load().kernels()
     for text in format or []:
         check_format(text, kernels)
+    check_device(device or "cpu")
     wanted = Wanted(
-        shapes,
-        list(tokens or ()),
-        list(format or ()),
-        list(dtype or ()),
-        workload,
-        model or "",
-        check,
-        peers,
-        large,
-        rounds,
-        most_seconds,
-        seconds,
-        seed,
-    )
+        shapes=shapes, tokens=tokens or (), formats=format or (), dtypes=dtype or (), workload=workload, model=model or "",
+        device=device or "cpu", check=check, peers=peers, large=large, rounds=rounds, most_seconds=most_seconds, seconds=seconds, seed=seed,
+    )  # fmt: skip
     document = run_bench(wanted, kernels, storage_url(storage), home(), say)
     if result is not None:
         from evopress.files import write_whole

@@ -1,4 +1,4 @@
-"""`evopress profile`: one profile as a map, as text or as JSON, and its benchmark scores."""
+"""`evopress profile`: one profile as a map, as text or as JSON, its benchmark scores, and how fast it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from evopress.report.statistics import Interval
     from evopress.store import LatencyRow, ProfileRow, ResultRow, Store, StudyRow, TaskScore
 
-app = typer.Typer(help="Show a profile as a map of levels over depth; score it on benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Show a profile as a map of levels over depth; score it on benchmarks; time it.", no_args_is_help=True, rich_markup_mode=None
+)
 Id = Annotated[str, typer.Argument(metavar="ID", help="Start of a digest, a study (its winner), or STUDY/LABEL such as demo/uniform.")]
 HEX_DIGITS = 4
 """A digest is named by at least so many digits."""
@@ -102,6 +104,37 @@ def evaluate(
     _print_scores(scores)
 
 
+@app.command()
+def bench(
+    id: Id,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
+    decode: Annotated[int, typer.Option(min=1, help="Tokens that are decoded after it.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's choice.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that the profile and the dense model run, in turns.")] = 7,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+    storage: Storage = None,
+) -> None:
+    """Run the packed model beside the dense one: tokens a second, memory, bytes read, the latency table's error; keep the times."""
+    from evopress.store import Store
+
+    with Store.open(storage_url(storage), create=False) as store:
+        row = find(store, id)
+        from evopress.cli.profile_bench import print_bench
+        from evopress.profile_bench import Asked, bench_profile
+
+        def listen(progress: Progress) -> None:
+            say(f"{progress.phase}: {progress.text}")
+
+        document = bench_profile(store, row, home(), Asked(batch, prompt, decode, repeats, threads), listen, device, dtype)
+    if as_json:
+        print_json(document)
+    else:
+        print_bench(document)
+
+
 # Which profile is meant --------------------------------------------------------------------------------------------------
 
 
@@ -153,8 +186,15 @@ def _of_study(store: Store, study: StudyRow, label: str | None) -> ProfileRow:
 class _About:
     """Everything the store knows of one profile beside its levels."""
 
-    def __init__(self, held: list[ResultRow], fitness: dict[str, Interval], speeds: list[LatencyRow], scores: list[TaskScore]) -> None:
-        self.held, self.fitness, self.speeds, self.scores = held, fitness, speeds, scores
+    def __init__(
+        self,
+        held: list[ResultRow],
+        fitness: dict[str, Interval],
+        estimated: float | None,
+        speeds: list[LatencyRow],
+        scores: list[TaskScore],
+    ) -> None:
+        self.held, self.fitness, self.estimated, self.speeds, self.scores = held, fitness, estimated, speeds, scores
 
 
 def _about(store: Store, row: ProfileRow) -> _About:
@@ -168,6 +208,7 @@ def _about(store: Store, row: ProfileRow) -> _About:
     return _About(
         held,
         {name: interval(*values[trial], groups=store.origins(board.slices[name])) for name, trial in sorted(trials.items()) if board},
+        board.estimated_seconds if board else None,
         list(latest.values()),
         store.task_scores(row.id),
     )
@@ -183,6 +224,7 @@ def _about_json(row: ProfileRow, about: _About) -> dict[str, Any]:
         "bits": row.bits,
         "held_as": [f"{result.study}/{result.label}" for result in about.held],
         "fitness": {n: {"mean": f.mean, "low": f.low, "high": f.high, "documents": f.n} for n, f in about.fitness.items()},
+        "estimated_seconds": about.estimated,
         "speed": {s.phase: {"tokens_per_second": s.tokens_per_second, "kernel": s.kernel, "device": s.device} for s in about.speeds},
         "tasks": [_score_json(score) for score in about.scores],
     }
@@ -196,11 +238,16 @@ def _print_header(row: ProfileRow, about: _About) -> None:
         ("held as", ", ".join(f"{result.study}/{result.label}" for result in about.held) or "nothing: a step of a search"),
         *((name, _measured(name, found)) for name, found in about.fitness.items()),
         *(() if about.fitness else (("fitness", "not measured on held-out documents"),)),
+        *(() if about.estimated is None else (("estimated", _estimated(about.estimated)),)),
         *((speed.phase, f"{speed.tokens_per_second:,.1f} tokens/s on {speed.device}, kernels: {speed.kernel}") for speed in about.speeds),
         *((score.task, f"{score.metric} {_value(score)}") for score in about.scores),
     ]
     width = max(len(name) for name, _ in lines)
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines) + "\n")
+
+
+def _estimated(seconds: float) -> str:
+    return f"{1e3 * seconds:,.2f} ms for one pass of its study's workload, by the latency table of the machine that searched"
 
 
 def _measured(name: str, found: Interval) -> str:

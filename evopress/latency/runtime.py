@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -78,22 +78,40 @@ def label(kernel: Kernel) -> str:
     return kernel.name if kernel.packed else NO_KERNEL
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What multiplies at one linear site. cell: its format as a table names it. kernel, packed: None and empty for a plain module."""
+
+    site: Site
+    format: str
+    cell: str
+    label: str
+    held_bytes: int
+    kernel: Kernel | None = None
+    packed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def read_bytes(self, tokens: int) -> int:
+        """Bytes of weights that so many tokens read."""
+        return self.held_bytes if self.kernel is None else self.kernel.read_bytes(self.packed, tokens)
+
+
 class PackedModel:
     """A model that computes a profile with kernels while it is entered (`with packed: …`), and is dense again afterwards.
 
     kernels: label -> number of linear sites it runs; `dense` are plain modules, sites under a dropped parent are not counted.
     by_format: (format, label) -> number of linear sites. weight_bytes: what the linear sites that run keep in memory for their kernels.
-    Several of one model may exist at once; enter one at a time.
+    running: the linear sites that run, each with its kernel. Several of one model may exist at once; enter one at a time.
     """
 
     def __init__(
         self, model: nn.Module, stitcher: Stitcher, profile: Profile, stitched: Profile, variant_of: VariantOf,
-        forwards: Mapping[nn.Module, Forward], by_format: Mapping[tuple[str, str], int], weight_bytes: int,
+        forwards: Mapping[nn.Module, Forward], running: Sequence[Running],
     ) -> None:  # fmt: skip
         self.model = model
         self.profile = profile
-        self.by_format = dict(by_format)
-        self.weight_bytes = weight_bytes
+        self.running = tuple(running)
+        self.by_format = dict(Counter((one.format, one.label) for one in self.running))
+        self.weight_bytes = sum(one.held_bytes for one in self.running)
         self._stitcher = stitcher
         self._stitched = stitched
         self._variant_of = variant_of
@@ -139,10 +157,9 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
     of its own to replace, so it is stitched in dequantised, and counted as that. Raises UsageError for another type, or a format without
     kernel. variant_of must not make variants from the model's own weights when called later, since experts are stitched by then.
     """
-    by_format: Counter[tuple[str, str]] = Counter()
+    running: list[Running] = []
     forwards: dict[nn.Module, Forward] = {}
     stitched: dict[str, Level] = {}
-    weight_bytes = 0
     for site in sites:
         level = stitched[site.name] = profile[site.name]
         if site.kind != "linear" or level == ABSENT:
@@ -151,23 +168,22 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         dtype = slot.parameter.dtype
         if dtype not in DTYPES:
             raise UsageError(f"Kernels take bfloat16 or float32, but the model is in {dtype}.", "Load it with dtype=torch.bfloat16.")
+        plain_bytes = site.weights * slot.parameter.element_size()
         if level == DENSE:
-            by_format["dense", "dense"] += 1
-            weight_bytes += site.weights * slot.parameter.element_size()
+            running.append(Running(site, "dense", "dense", "dense", plain_bytes))
         elif slot.index is not None:
-            by_format[variant_of(site, level).format, NO_KERNEL] += 1
-            weight_bytes += site.weights * slot.parameter.element_size()
+            running.append(Running(site, variant_of(site, level).format, "dense", NO_KERNEL, plain_bytes))
         else:
             variant = variant_of(site, level)
             device = slot.parameter.device
             kernel = pick(variant, dtype)
             packed = {name: tensor.to(device) for name, tensor in kernel.pack(variant, dtype).items()}
             forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
-            by_format[variant.format, label(kernel)] += 1
-            weight_bytes += variant_bytes(packed)
+            cell = cell_format(variant.format, variant.cost.params / site.weights)
+            running.append(Running(site, variant.format, cell, label(kernel), variant_bytes(packed), kernel, packed))
             stitched[site.name] = DENSE
     stitcher = Stitcher(model, sites)
-    return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, by_format, weight_bytes)
+    return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, running)
 
 
 def _forward(kernel: Kernel, packed: Mapping[str, Tensor], bias: Tensor | None) -> Forward:

@@ -9,6 +9,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evopress.report import latency
 from evopress.report.statistics import P_VALUE, Interval, accepted, below
 
 HEADER = (
@@ -27,14 +28,20 @@ HEADER = (
 Document = Mapping[str, Any]
 
 
+def header(document: Document) -> tuple[str, ...]:
+    """The columns of a document: HEADER, and what is said of time where its study limits it."""
+    return (*HEADER, *(latency.header(document["workload"]) if document.get("workload") else ()))
+
+
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """One row of the document as text, in the order of HEADER. evaluations, tokens: what finding it took."""
+    """One row of the document as text, in the order of `header`. evaluations, tokens: what finding it took."""
     gain = row.get("against_uniform")
     against = "-" if gain is None else f"{gain['difference']:+.4f} (p={gain['p']:.1e})"
     speeds = (speed(row["speed"][phase]) if phase in row["speed"] else "-" for phase in ("prefill", "decode"))
     spent = (f"{row[key]:,}" if row[key] else "-" for key in ("search_evaluations", "search_tokens"))
     sizes = (f"{row['bytes']:,}", f"{row['bits']:.3f}")
-    return (row["label"], *sizes, span(row["kl"], 4), span(row["perplexity"], 2), against, *speeds, *spent)
+    timed = latency.cells(row["latency"]) if "latency" in row else ()
+    return (row["label"], *sizes, span(row["kl"], 4), span(row["perplexity"], 2), against, *speeds, *spent, *timed)
 
 
 def span(found: Mapping[str, float], digits: int) -> str:
@@ -55,7 +62,7 @@ def speed(found: Mapping[str, Any]) -> str:
 
 def title(document: Document) -> str:
     """One line above the table."""
-    limits = ", ".join(f"{budget['text']} ({budget['limit']:,} {budget['field']})" for budget in document["budgets"])
+    limits = ", ".join(f"{budget['text']} ({latency.amount(budget['limit'], budget['field'])})" for budget in document["budgets"])
     return f"{document['model']} at {limits} · {document['rows'][0]['kl']['n']} held-out documents, 95 % intervals"
 
 
@@ -75,9 +82,9 @@ def verdict(document: Document) -> str:
 
 
 def footnotes(document: Document) -> list[str]:
-    """The verdict, the kernels that ran, the cost of the search, and what a reader must know."""
+    """The verdict, what is known of a latency budget, the kernels that ran, the cost of the search, and what a reader must know."""
     rows, winner = document["rows"], document["winner"]
-    notes = [verdict(document)]
+    notes = [verdict(document), *latency.notes(document)]
     notes += [f"kernels, {row['label']}: {row['speed']['decode']['kernels']}" for row in rows if "decode" in row["speed"]]
     search = document["search"]
     flops = f" (at most {search['flops'] / 1e12:,.1f} TFLOP)" if "flops" in search else ""
@@ -122,8 +129,8 @@ def _before_the_search(document: Document) -> list[str]:
 
 def comparison_text(document: Document) -> str:
     """The whole table as plain text."""
-    rows: list[Sequence[str]] = [HEADER, *(cells(row) for row in document["rows"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    rows: list[Sequence[str]] = [header(document), *(cells(row) for row in document["rows"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     best = next(row["profile"] for row in document["rows"] if row["label"] == document["winner"])
@@ -132,7 +139,7 @@ def comparison_text(document: Document) -> str:
 
 def comparison_html(document: Document) -> str:
     """The table for a notebook."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header(document))
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in document["rows"])
     notes = "<br>".join(map(html.escape, footnotes(document)))
     return f"<table><caption>{html.escape(title(document))}</caption><tr>{head}</tr>{body}</table><p>{notes}</p>"

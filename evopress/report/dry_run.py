@@ -9,6 +9,7 @@ from typing import Any
 from evopress.api import DENSE, DROP
 from evopress.api.budget import interval
 from evopress.plan import Plan, missed_roles
+from evopress.report.latency import amount, per, workload_json
 
 SHARE_OF_MATMUL = 0.25
 """A scored forward pass runs at about this share of a bare matrix product's speed (measured on the demo model: 1.7k tokens/s)."""
@@ -65,6 +66,7 @@ def dry_run_json(plan: Plan, flops: float) -> dict[str, Any]:
             }
             for budget in plan.budgets
         ],
+        **_latency(plan),
         "variants": variants,
         "bank_bytes": plan.bank_bytes,
         "matmul_flops_per_second": flops,
@@ -77,6 +79,15 @@ def dry_run_json(plan: Plan, flops: float) -> dict[str, Any]:
             **({"search": 2 * searched * forward_seconds} if searched else {}),
         },
     }
+
+
+def _latency(plan: Plan) -> dict[str, Any]:
+    """What the LatencyTable says, where the study has a latency budget: of the dense model, and of the quickest and slowest profile."""
+    if plan.workload is None or plan.table is None:
+        return {}
+    least, most, dense = (cost.nanoseconds / 1e9 for cost in (plan.space.cheapest, plan.space.dearest, plan.space.dense))
+    measured_on = {"table": plan.table.about}
+    return {"workload": workload_json(plan.workload) | measured_on, "dense_seconds": dense, "feasible_seconds": [least, most]}
 
 
 def dry_run_text(plan: Plan, flops: float) -> str:
@@ -95,9 +106,14 @@ def dry_run_text(plan: Plan, flops: float) -> str:
         lines.append(f"  no level  {shown}")
     if plan.sitemap.input_error:
         lines.append(f"  note      it is not known which sites share an input, so each is calibrated by itself: {plan.sitemap.input_error}")
+    if "workload" in about:
+        workload, (least, most) = about["workload"], about["feasible_seconds"]
+        lines.append(f"workload    {workload['text']}, timed on {workload['table']}")
+        dense, span = f"{1e3 * about['dense_seconds']:,.3f} ms {per(workload)}", f"{1e3 * least:,.3f} to {1e3 * most:,.3f} ms"
+        lines.append(f"  estimate  the dense model takes {dense}; profiles of this study take {span}")
     for budget in about["budgets"]:
         share = f"{budget['share_of_dense']:.1%} of dense"
-        lines.append(f"budget      {budget['text']}: at most {budget['limit']:,} {budget['field']} ({share})")
+        lines.append(f"budget      {budget['text']}: at most {amount(budget['limit'], budget['field'])} ({share})")
         lines.append(f"  feasible  {budget['feasible']}")
     bank = about["bank_bytes"]
     lines.append(f"bank        {about['variants']:,} variants, {bank:,} bytes ({bank / 2**20:.0f} MiB), packed")

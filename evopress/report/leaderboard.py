@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evopress.api import NotFound, UsageError
 from evopress.report import bench_document, contest_table
 from evopress.report.bench_document import is_bench
-from evopress.report.comparison import HEADER, cells, footnotes, title
+from evopress.report.comparison import cells, footnotes, header, title
 from evopress.report.contest_document import is_contest
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class Table:
 
 
 def board_table(rows: Sequence[BoardRow], metric: str) -> Table:
-    """Rows of the store as a table: `metric` first, then every other fitness that any row has."""
+    """Rows of the store as a table: `metric` first, then every other fitness that any row has; estimated times where any row has one."""
     others = sorted({name for row in rows for name in row.values} - {metric})
+    estimated = ("estimated ms",) if any(row.estimated_seconds is not None for row in rows) else ()
     header = (
         "profile",
         "model",
@@ -48,16 +49,18 @@ def board_table(rows: Sequence[BoardRow], metric: str) -> Table:
         "on tokens",
         "bytes",
         "bits",
+        *estimated,
         "prefill tok/s",
         "decode tok/s",
         "kernel",
     )
-    return Table(header, tuple(_board_cells(row, (metric, *others)) for row in rows))
+    return Table(header, tuple(_board_cells(row, (metric, *others), bool(estimated)) for row in rows))
 
 
-def _board_cells(row: BoardRow, metrics: Sequence[str]) -> tuple[str | None, ...]:
+def _board_cells(row: BoardRow, metrics: Sequence[str], estimated: bool) -> tuple[str | None, ...]:
     values = [_fitness(name, row.values.get(name)) for name in metrics]
     speeds = [None if rate is None else f"{rate:,.1f}" for rate in (row.prefill, row.decode)]
+    pass_ms = None if row.estimated_seconds is None else f"{1e3 * row.estimated_seconds:,.2f}"
     return (
         row.profile[:12],
         row.model,
@@ -67,6 +70,7 @@ def _board_cells(row: BoardRow, metrics: Sequence[str]) -> tuple[str | None, ...
         f"{row.tokens:,}",
         f"{row.bytes:,}",
         f"{row.bits:.3f}",
+        *([pass_ms] if estimated else []),
         *speeds,
         row.kernel,
     )
@@ -189,7 +193,7 @@ def _search_lines(path: Path, document: Mapping[str, Any]) -> list[str]:
     study, winner = document["study"], document["winner"]
     rows = [cells(row) for row in document["rows"]]
     bold = tuple((f"**{row[0]}**" if row[0] == winner else row[0], *row[1:]) for row in rows)
-    lines = [f"## {study['name']}: {title(document)}", "", markdown(Table(HEADER, bold)), ""]
+    lines = [f"## {study['name']}: {title(document)}", "", markdown(Table(header(document), bold)), ""]
     lines += [f"- {note}" for note in footnotes(document)]
     seconds = [execution["wall_seconds"] for execution in document["executions"] if execution["wall_seconds"] is not None]
     lines += [

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.report.files import write_text
+from evopress.report.latency import latency_json, workload_json
 from evopress.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ Document = dict[str, Any]
 
 def result_json(run: Run) -> Document:
     """Everything the table says, and what it traces to: study digest, commits, environments, seed, and the wall time of every execution."""
-    totals = run.outcome.totals
+    totals, workload, budgets = run.outcome.totals, run.plan.workload, run.plan.budgets
     return {
         "study": {"name": run.study.name, "digest": run.study.digest, **run.study.identity},
         "model": run.plan.ref.name,
@@ -30,7 +32,8 @@ def result_json(run: Run) -> Document:
         "commit": ", ".join(dict.fromkeys(execution.code_version for execution in run.history)),
         "environment": _environment(run.history[-1]) if run.history else {},
         "executions": [_execution(execution) for execution in run.history],
-        "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in run.plan.budgets],
+        "budgets": [{"text": b.text, "field": b.field, "limit": b.limit} for b in budgets],
+        "workload": None if workload is None else workload_json(workload),
         "bank": {
             "bytes": run.plan.bank_bytes,
             "calibration_tokens": run.study.calibration_tokens,
@@ -49,7 +52,7 @@ def result_json(run: Run) -> Document:
         "fitness": run.study.fitness,
         "winner": run.best.label,
         "remarks": dict(run.remarks),
-        "rows": [_row(row) for row in run.rows],
+        "rows": [_row(row, None if workload is None else latency_json(row.cost, row.speed, workload, budgets)) for row in run.rows],
     }
 
 
@@ -82,7 +85,7 @@ def _interval(found: Interval) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, latency: Mapping[str, Any] | None) -> dict[str, Any]:
     about: dict[str, Any] = {
         "label": row.label, "profile": row.profile.digest, "bytes": row.cost.bytes, "params": row.cost.params, "bits": row.bits,
         "kl": _interval(row.kl), "perplexity": _interval(perplexity(row.nll)), "search_evaluations": row.search_evaluations,
@@ -97,4 +100,6 @@ def _row(row: Row) -> dict[str, Any]:
                 "tokens": s.tokens}
         for phase, s in row.speed.items()
     }  # fmt: skip
+    if latency is not None:
+        about["latency"] = dict(latency)
     return about

@@ -1,8 +1,9 @@
-"""nsga2: a population on the front of fitness against bytes, within the budgets, by crossover and mutation that keep them.
+"""nsga2: a population on the front of fitness against bytes, and time where it has a price, within the budgets and by moves that keep them.
 
 A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II (Deb et al., 2002, IEEE TEC 6(2)). Departures: children are brought within a
 size of their own, drawn between the cheapest profile and the budget for a share of them, because repair alone would leave all of them at
-the budget; the first population holds the simple answers; nobody is bred twice.
+the budget (where time counts, either their size or their time is drawn); the first population holds the simple answers; nobody is bred
+twice.
 
 Survivors of many generations must be comparable, so the population is measured on one slice for the whole run and a survivor never again;
 a fresh slice a generation would cost every parent once more. The front is therefore that of this slice: give it `tokens` enough. The
@@ -16,7 +17,8 @@ import random
 from collections.abc import Generator, Sequence
 from typing import ClassVar
 
-from evopress.api import Ask, Genotype, Knowledge, Problem, Profile, Searcher, Steps, Trial
+from evopress.api import Ask, Budget, Genotype, InfeasibleBudget, Knowledge, Problem, Profile, Searcher, Space, Steps, Trial
+from evopress.api.budget import Field
 from evopress.search.champion import LOOKS, Champion
 from evopress.search.fronts import Objectives, sort_fronts, standings
 from evopress.search.ledger import Ledger, ledger_of
@@ -29,12 +31,12 @@ ATTEMPTS = 40
 
 
 class Nsga2(Searcher):
-    """NSGA-II over (fitness, bytes).
+    """NSGA-II over (fitness, bytes), and (fitness, bytes, nanoseconds) of a space whose costs tell them: of a study with a latency budget.
 
     generations: at most so many. population: profiles kept, and children bred in each generation. crossover: chance that a child has two
-    parents. max_mutations: as in `evolve`. below: share of the children whose size is drawn between the cheapest profile and the budget.
-    tokens: of the slice the population is measured on. looks, alpha: of a race for the incumbent. Raises UsageError for bad options, and
-    for a search set with fewer tokens or documents than these take.
+    parents. max_mutations: as in `evolve`. below: share of the children whose size (or time) is drawn between the cheapest profile and
+    the budget. tokens: of the slice the population is measured on. looks, alpha: of a race for the incumbent. Raises UsageError for bad
+    options, and for a search set with fewer tokens or documents than these take.
     """
 
     name: ClassVar[str] = "nsga2"
@@ -61,6 +63,7 @@ class Nsga2(Searcher):
         self.max_mutations = check_count("max_mutations", max_mutations)
         self.crossover, self.below = check_share("crossover", crossover), check_share("below", below)
         self.ledger = ledger_of(problem)
+        self._axes = _axes(problem, self.ledger)
         self._champion = Champion(problem, rng, self.ledger, self.name, tokens, looks, alpha)
         self._slice = draw_slice(rng, problem, self._champion.tokens)
         self._known: dict[Genotype, Objectives] = {}
@@ -91,10 +94,10 @@ class Nsga2(Searcher):
         yield from self._champion.challenge(self._fittest(), self.generations + 1)
 
     def _live(self, people: list[Genotype]) -> None:
-        """Go on with this population, all measured, and tell its first front, cheapest first."""
+        """Go on with this population, all measured, and tell its first front, smallest first, and fastest first of one size."""
         self._people = people
         points = [self._objectives(genotype) for genotype in people]
-        first = sorted(sort_fronts(points)[0], key=lambda at: points[at][1])
+        first = sorted(sort_fronts(points)[0], key=lambda at: points[at][1:])
         self._front = tuple(self.problem.space.profile(people[at]) for at in first)
 
     def _objectives(self, genotype: Genotype) -> Objectives:
@@ -110,7 +113,9 @@ class Nsga2(Searcher):
         """Measure genotypes, distinct and new, on the slice of the run."""
         trials = yield Ask(tuple(map(self.problem.space.profile, genotypes)), self._slice, generation)
         for genotype, trial in zip(genotypes, trials, strict=True):
-            self._known[self.ledger.key(genotype)] = (trial.fitness, float(trial.cost.bytes))
+            # What it costs is asked of the space: a trial that comes from the store does not tell what its profile takes on this machine.
+            cost = self.problem.space.cost_of(genotype)
+            self._known[self.ledger.key(genotype)] = (trial.fitness, *(float(getattr(cost, field)) for field in sizes(self.problem.space)))
 
     def _breed(self, wanted: int, generation: int) -> list[Genotype]:
         """New children of the population; of random parents before it was measured. Failed draws raise the number of moves."""
@@ -119,7 +124,7 @@ class Nsga2(Searcher):
         children: list[Genotype] = []
         failures = 0
         while len(children) < wanted and failures < ATTEMPTS * self.population:
-            ledger = lowered(self.ledger, self.rng.random()) if self.rng.random() < self.below else self.ledger
+            ledger = self._smaller() if self.rng.random() < self.below else self.ledger
             child = self._parent(standing)
             if self.rng.random() < self.crossover:
                 child = crossed(child, self._parent(standing), self.rng)
@@ -133,17 +138,45 @@ class Nsga2(Searcher):
             children.append(child)
         return children
 
+    def _smaller(self) -> Ledger:
+        """The ledger of a child that shall stand below the budgets: in all of them, or, of several objectives beside fitness, in one."""
+        if not self._axes:
+            return lowered(self.ledger, self.rng.random())
+        return lowered(self.rng.choice(self._axes), self.rng.random(), 1)
+
     def _parent(self, standing: Sequence[tuple[int, float]]) -> Genotype:
         """The better of two random members; a random one while nobody is measured."""
         one, other = self.rng.randrange(len(self._people)), self.rng.randrange(len(self._people))
         return self._people[min(one, other, key=lambda at: standing[at]) if standing else one]
 
 
-def lowered(ledger: Ledger, share: float) -> Ledger:
-    """The ledger with every limit at a share of the way from the floor's spending up to it."""
+def sizes(space: Space) -> tuple[Field, ...]:
+    """The fields of Cost that stand beside fitness: bytes, and nanoseconds where the space tells them."""
+    return ("bytes", "nanoseconds") if space.dearest.nanoseconds else ("bytes",)
+
+
+def _axes(problem: Problem, ledger: Ledger) -> list[Ledger]:
+    """Per objective beside fitness, where there are several: a ledger with that field in its first column, limited or not.
+
+    Its floor has the least of the field, where that meets all budgets. An axis without a floor that meets them is left out.
+    """
+    space, found = problem.space, []
+    for field in sizes(space) if len(sizes(space)) > 1 else ():
+        own = min((budget.limit for budget in problem.budgets if budget.field == field), default=getattr(space.dearest, field))
+        others = [budget for budget in problem.budgets if budget.field != field]
+        try:
+            found.append(Ledger(space, (Budget(field, field, own), *others), problem.errors if ledger.has_errors else ()))
+        except InfeasibleBudget:
+            continue
+    return found
+
+
+def lowered(ledger: Ledger, share: float, columns: int | None = None) -> Ledger:
+    """The ledger with the limits of its first so many columns (None: all) at a share of the way from the floor's spending up to them."""
     changed = copy.copy(ledger)
-    least = ledger.spent(ledger.floor)
-    changed.limits = tuple(low + int(share * (limit - low)) for low, limit in zip(least, ledger.limits, strict=True))
+    least, count = ledger.spent(ledger.floor), len(ledger.limits) if columns is None else columns
+    down = tuple(low + int(share * (limit - low)) for low, limit in zip(least, ledger.limits, strict=True))
+    changed.limits = (*down[:count], *ledger.limits[count:])
     return changed
 
 

@@ -105,6 +105,7 @@ class _Measured:
     trials: dict[str, int] = field(default_factory=dict)
     slices: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    estimated_seconds: float | None = None
 
 
 def leaderboard(
@@ -147,7 +148,7 @@ def _sorted(rows: list[BoardRow], name: str, descending: bool) -> list[BoardRow]
 def _measured(conn: Connection, role: Role, slice: str | None) -> dict[int, _Measured]:
     of_role = select(TokenSets.digest).where(TokenSets.role == role)
     query = (
-        select(Trials.id, Trials.profile_id, Trials.fitness, Trials.mean, Trials.tokens, Slices.digest)
+        select(Trials.id, Trials.profile_id, Trials.fitness, Trials.mean, Trials.tokens, Slices.digest, Trials.estimated_seconds)
         .join(Slices, Slices.id == Trials.slice_id)
         .where(Slices.token_set.in_(of_role))
         # The longest slice wins, then the latest measurement: later rows overwrite earlier ones below.
@@ -156,8 +157,11 @@ def _measured(conn: Connection, role: Role, slice: str | None) -> dict[int, _Mea
     if slice is not None:
         query = query.where(Slices.digest.startswith(slice, autoescape=True))
     found: dict[int, _Measured] = defaultdict(_Measured)
-    for number, profile_id, fitness, mean, tokens, digest in conn.execute(query):
+    latest: dict[int, int] = {}
+    for number, profile_id, fitness, mean, tokens, digest, estimated in conn.execute(query):
         own = found[profile_id]
+        if estimated is not None and number > latest.get(profile_id, 0):
+            own.estimated_seconds, latest[profile_id] = estimated, number
         own.values[fitness], own.trials[fitness], own.slices[fitness], own.tokens[fitness] = mean, number, digest, tokens
     return found
 
@@ -211,7 +215,7 @@ def _rows(conn: Connection, measured: Mapping[int, _Measured], model: str | None
                     *(row.id, row.digest, row.name, study_name, label, kept_as, row.bytes, row.params, row.bits),
                     *(own.values, own.trials, own.slices, max(own.tokens.values(), default=0)),
                     *(rates.get("prefill"), rates.get("decode"), last.kernel if last else None, last.device if last else None),
-                    row.bank,
+                    *(row.bank, own.estimated_seconds),
                 )
             )
     return rows

@@ -83,6 +83,7 @@ def put(conn: Connection, ids: catalog.Ids, key: TrialKey, trial: Trial, bits: f
         "mean": float(trial.fitness),
         "tokens": int(sum(trial.weights)),
         "seconds": float(trial.seconds),
+        "estimated_seconds": trial.cost.nanoseconds / 1e9 if trial.cost.nanoseconds > 0 else None,
         "state": "complete",
         "run_id": run_id,
         "created": now,

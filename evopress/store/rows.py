@@ -239,6 +239,7 @@ class BoardRow:
     values: fitness name -> mean on the documents of the role, lower is better; trials, slices: where each came from.
     tokens: scored positions of the fitness with most. prefill, decode: tokens a second, with `kernel` and `device`; the rows of one study
         show times of one run, taken in turns. bank: digest of what the variants were made with.
+    estimated_seconds: one pass of the workload of the study with a latency budget that measured it last, by that machine's LatencyTable.
     study, label: None for a profile that no study holds under a label.
     """
 
@@ -260,6 +261,7 @@ class BoardRow:
     kernel: str | None = None
     device: str | None = None
     bank: str = ""
+    estimated_seconds: float | None = None
 
     @cached_property
     def columns(self) -> dict[str, float | str | None]:
@@ -288,5 +290,6 @@ COLUMNS = (
     "kernel",
     "device",
     "bank",
+    "estimated_seconds",
 )
 """Columns every leaderboard row has; the names of the measured fitnesses come on top."""

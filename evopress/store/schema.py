@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema revision this program knows, oldest first; the last is the one it reads and writes."""
 VERSION_TABLE = "evo_alembic_version"
 NAMING = {
@@ -166,7 +166,11 @@ class Runs(Base):
 
 
 class Trials(Base):
-    """A measured profile. key: digest of the TrialKey, so that one column finds it. mean: position-weighted, lower is better."""
+    """A measured profile. key: digest of the TrialKey, so that one column finds it. mean: position-weighted, lower is better.
+
+    seconds: the measurement took. estimated_seconds: one pass of the workload would take the profile, by the LatencyTable of the machine
+    that measured it, where its study had a latency budget (its run tells which); null elsewhere.
+    """
 
     __tablename__ = "evo_trials"
     __table_args__ = (
@@ -184,6 +188,7 @@ class Trials(Base):
     mean: Mapped[float]
     tokens: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
+    estimated_seconds: Mapped[float | None]
     state: Mapped[str]
     run_id: Mapped[int | None] = mapped_column(ForeignKey("evo_runs.id"))
     created: Mapped[float]

@@ -179,8 +179,9 @@ class Store:
     def put_trial(self, key: TrialKey, trial: Trial, *, bits: float, run_id: int | None = None) -> StoredTrial:
         """Store a trial and drop the claim on its key. When the key is stored already, the first numbers stay and are returned.
 
-        bits: mean stored bits a weight of the profile (`space.bits(trial.cost)`). Raises NumericalError for NaN and infinity, NotFound when
-        the model of the key was not saved, ValueError when key and trial disagree.
+        bits: mean stored bits a weight of the profile (`space.bits(trial.cost)`). The nanoseconds of its cost, where it has any, are kept
+        with the trial, not with the profile: they are of one workload and machine. Raises NumericalError for NaN and infinity, NotFound
+        when the model of the key was not saved, ValueError when key and trial disagree.
         """
         measurements.check(key, trial)
         return self._with_ids(lambda conn, ids: measurements.put(conn, ids, key, trial, bits, run_id, self._clock()))

@@ -107,11 +107,35 @@ def planted_space(
     return Space(tuple(sites), ladders, tuple(costs for _, costs in ordered), dense_cost(1000), tuple(groups))
 
 
-def budget_between(space: Space, field: Literal["bytes", "params"], share: float) -> Budget:
+def timed_space(space: Space, seed: int = 0) -> Space:
+    """The space with nanoseconds that are no function of bytes, as on a real machine.
+
+    Every method has a price a byte and one a parameter of its own, every site a factor, and containers take time of their own.
+    """
+    rng = random.Random(f"times {seed}")
+    prices: dict[str, tuple[float, float]] = {"dense": (4.0, 0.0)}
+    for levels in space.levels:
+        for level in levels:
+            prices.setdefault(level.method, (rng.uniform(2, 8), rng.uniform(0, 4)))
+    costs = []
+    for site, levels, row in zip(space.sites, space.levels, space.costs, strict=True):
+        factor = rng.uniform(0.7, 1.4)
+        timed = []
+        for level, cost in zip(levels, row, strict=True):
+            a_byte, a_param = prices[level.method]
+            linear = a_byte * cost.bytes + a_param * cost.params
+            own = 0.0 if level == DROP else linear if site.kind == "linear" else 500.0
+            timed.append(replace(cost, nanoseconds=round(factor * own)))
+        costs.append(tuple(timed))
+    return replace(space, costs=tuple(costs), fixed=replace(space.fixed, nanoseconds=1000))
+
+
+def budget_between(space: Space, field: Literal["bytes", "params", "nanoseconds"], share: float) -> Budget:
     """A budget at a share of the way from the cheapest to the dearest profile of a space."""
     low, high = getattr(space.cheapest, field), getattr(space.dearest, field)
     limit = int(low + share * (high - low))
-    return Budget(f"size={limit}b" if field == "bytes" else f"params={limit}", field, limit)
+    text = {"bytes": f"size={limit}b", "params": f"params={limit}", "nanoseconds": f"latency={limit}ns"}[field]
+    return Budget(text, field, limit)
 
 
 def planted_problem(
@@ -247,12 +271,14 @@ def check_profile(problem: Problem, profile: Profile, who: str, within: bool = T
 
 
 def conformance_problems(seed: int = 0) -> dict[str, Problem]:
-    """Problems that between them hold mixed kinds, link groups, two budgets, nested drops and shadowing."""
+    """Problems that between them hold mixed kinds, link groups, two budgets, latency, nested drops and shadowing."""
     mixed = planted_space(3, ("gptq", "sparsegpt", "drop"), ("attention", "mlp", "block"))
     linked = planted_space(3, ("gptq", "drop"), ("attention",), links=True)
     both = planted_space(3, ("gptq", "sparsegpt", "drop"))
     depth = planted_space(4, ("drop",))
     two = (budget_between(both, "bytes", 0.35), budget_between(both, "params", 0.7))
+    timed = timed_space(both)
+    fast_and_small = (budget_between(timed, "nanoseconds", 0.5), budget_between(timed, "bytes", 0.4))
     return {
         "quantisation": planted_problem(planted_space(3, ("gptq",)), share=0.2, seed=seed),
         "sparsity": planted_problem(planted_space(3, ("sparsegpt",)), share=0.5, seed=seed),
@@ -260,6 +286,8 @@ def conformance_problems(seed: int = 0) -> dict[str, Problem]:
         "mixed kinds": planted_problem(mixed, share=0.3, seed=seed),
         "link groups": planted_problem(linked, share=0.3, seed=seed),
         "two budgets": planted_problem(both, two, seed=seed),
+        "latency": planted_problem(timed, (budget_between(timed, "nanoseconds", 0.4),), seed=seed),
+        "latency and bytes": planted_problem(timed, fast_and_small, seed=seed),
         "at the cheapest": planted_problem(mixed, share=0.0, seed=seed),
         "at the dearest": planted_problem(linked, share=1.0, seed=seed),
         "remembered": _remembering(planted_problem(both, share=0.15, seed=seed)),

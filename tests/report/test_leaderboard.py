@@ -235,6 +235,14 @@ def test_board_table_shows_the_metric_first_and_dashes_what_is_missing() -> None
     assert table.rows[1][4:] == (None, "1.5000", None, "30", "19,900", "3.500", "1,234.5", "40.0", "torch-int4")
 
 
+def test_board_table_shows_estimated_times_where_there_are_any() -> None:
+    table = board_table([ROW, replace(ROW, estimated_seconds=0.03125)], "kl")
+    column = table.header.index("estimated ms")
+    assert table.header[column + 1] == "prefill tok/s"
+    assert [row[column] for row in table.rows] == [None, "31.25"]
+    assert "estimated ms" not in board_table([ROW], "kl").header
+
+
 def test_board_json_holds_every_column_and_where_values_come_from() -> None:
     found = board_json(ROW)
     assert (found["kl"], found["bytes"], found["profile"], found["slices"], found["trials"]) == (
@@ -305,6 +313,7 @@ def test_what_a_run_writes_is_what_the_page_reads(tmp_path: Path) -> None:
             ref=SimpleNamespace(name="tiny"),
             budgets=(Budget("bits=3.0", "bytes", 200),),
             coverage=0.999,
+            workload=None,
             bank_bytes=2**21,
             sitemap=SimpleNamespace(total_params=10**9),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from evopress.report.pareto import pareto_rows
 from evopress.run import FRONT, thinned
 from evopress.search.fronts import dominates
 from evopress.store import Store
-from evopress.testing.searchers import planted_space
+from evopress.testing.searchers import planted_space, timed_space
 
 NSGA2 = "nsga2(generations=8,population=8,tokens=160,looks=2x64|1x160)"
 
@@ -70,3 +71,19 @@ def test_a_thinned_front_keeps_its_ends_and_order(count: int, most: int) -> None
             assert any(abs(space.cost(profile).bytes - wanted) == nearest for profile in kept)
     else:
         assert kept == front
+
+
+def test_a_thinned_front_of_a_latency_study_keeps_the_fastest_too() -> None:
+    space = timed_space(planted_space(8, ("gptq", "sparsegpt")))
+    movable = [gene for gene in range(len(space.genes)) if len(space.choices(gene)) > 1]
+    drawn = random.Random(0)
+    genotypes = [
+        tuple(drawn.randrange(len(space.choices(gene))) if gene in movable else 0 for gene in range(len(space.genes))) for _ in range(40)
+    ]
+    front = sorted((space.profile(genotype) for genotype in genotypes), key=lambda profile: space.cost(profile).bytes)
+    kept = thinned(front, space, FRONT)
+    assert len(kept) <= FRONT
+    assert {front[0], front[-1]} <= set(kept)
+    for extreme in (min, max):
+        assert extreme(front, key=lambda profile: space.cost(profile).nanoseconds) in kept
+    assert [front.index(profile) for profile in kept] == sorted(front.index(profile) for profile in kept)

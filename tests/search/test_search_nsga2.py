@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from evopress.api import UsageError
+from evopress.api import Cost, Trial, UsageError
 from evopress.search.fronts import crowding, dominates, sort_fronts, standings
 from evopress.search.ledger import ledger_of
 from evopress.search.moves import random_profile, within
-from evopress.search.nsga2 import Nsga2, crossed, lowered
+from evopress.search.nsga2 import Nsga2, crossed, lowered, sizes
 from evopress.testing.searchers import (
+    budget_between,
     conformance_problems,
     follow,
     measure_with,
     planted_function,
     planted_problem,
     planted_space,
+    timed_space,
 )
 
 SMALL: dict[str, Any] = {"tokens": 1400, "looks": ((2, 700), (1, 4200))}
@@ -99,6 +102,50 @@ def test_the_front_spreads_from_small_to_the_budget_and_nobody_on_it_is_dominate
     assert sizes[0] < low + 0.25 * (high - low)
     assert sizes[-1] > low + 0.9 * (high - low)
     assert points[-1][0] < points[0][0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_latency_budget_the_front_trades_bytes_for_time(seed: int) -> None:
+    """Seconds that are no function of bytes: someone on the front is slower and smaller than someone who is faster and larger."""
+    space = timed_space(planted_space(4, ("gptq", "sparsegpt")), seed)
+    problem = planted_problem(space, (budget_between(space, "nanoseconds", 0.6),), seed=seed)
+    function = planted_function(space, seed)
+    measure = measure_with(function, space)
+
+    def from_the_store(ask: Any) -> list[Trial]:
+        """Stored trials know no nanoseconds: those are of a machine."""
+        return [replace(trial, cost=Cost(trial.cost.bytes, trial.cost.params)) for trial in measure(ask)]
+
+    searcher = Nsga2(problem, random.Random(seed), generations=25, population=24, **SMALL)
+    follow(searcher, from_the_store)
+    costs = [space.cost(profile) for profile in searcher.front]
+    points = [(function(p), float(c.bytes), float(c.nanoseconds)) for p, c in zip(searcher.front, costs, strict=True)]
+    assert sort_fronts(points) == [list(range(len(points)))]
+    assert [point[1:] for point in points] == sorted(point[1:] for point in points), "smallest first"
+    assert all(budget.allows(cost) for cost in costs for budget in problem.budgets)
+    assert any(a.bytes < b.bytes and a.nanoseconds > b.nanoseconds for a in costs for b in costs)
+    low, high, limit = space.cheapest, space.dearest, problem.budgets[0].limit
+    assert min(cost.bytes for cost in costs) < low.bytes + 0.25 * (high.bytes - low.bytes)
+    assert min(cost.nanoseconds for cost in costs) < low.nanoseconds + 0.25 * (limit - low.nanoseconds)
+    assert max(cost.nanoseconds for cost in costs) > low.nanoseconds + 0.9 * (limit - low.nanoseconds)
+
+
+def test_time_is_an_objective_only_where_the_space_tells_it() -> None:
+    space = planted_space(2, ("gptq",))
+    assert sizes(space) == ("bytes",)
+    assert sizes(timed_space(space)) == ("bytes", "nanoseconds")
+
+
+def test_an_axis_that_no_budget_limits_is_lowered_by_itself() -> None:
+    space = timed_space(planted_space(3, ("gptq", "sparsegpt")))
+    problem = planted_problem(space, (budget_between(space, "nanoseconds", 0.6),))
+    axes = Nsga2(problem, random.Random(0), **SMALL)._axes
+    assert [[budget.field for budget in ledger.budgets] for ledger in axes] == [["bytes", "nanoseconds"], ["nanoseconds"]]
+    smaller = lowered(axes[0], 0.5, 1)
+    assert smaller.limits[0] < axes[0].limits[0] == space.dearest.bytes
+    assert smaller.limits[1] == problem.budgets[0].limit
+    child = within(smaller, random_profile(ledger_of(problem), random.Random(1)), random.Random(1))
+    assert space.cost_of(child).bytes <= smaller.limits[0]
 
 
 @pytest.mark.parametrize("methods", [("gptq",), ("gptq", "drop")])

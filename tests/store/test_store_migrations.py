@@ -111,6 +111,34 @@ def test_a_store_of_the_first_schema_keeps_every_row(storage_url: str) -> None:
     database.close()
 
 
+def test_a_store_of_the_fourth_schema_keeps_its_trials_and_takes_estimates(storage_url: str) -> None:
+    database = Database(storage_url, create=True)
+    database.rebuild(lambda conn: migrate.migrate(conn, "0004"))
+    rows = (
+        "INSERT INTO evo_models (id, name, digest, config, params) VALUES (1, 'tiny', 'aa', '{}', 9)",
+        "INSERT INTO evo_layouts (id, digest, sites) VALUES (1, 'bb', '[]')",
+        "INSERT INTO evo_profiles (id, model_id, digest, bank, layout_id, levels, bytes, params, bits)"
+        " VALUES (1, 1, 'cc', 'b1', 1, '[]', 8, 9, 3.0)",
+        "INSERT INTO evo_slices (id, digest, token_set, documents, tokens) VALUES (1, 'dd', 'ee', '[[0, 4]]', 4)",
+        "INSERT INTO evo_trials (id, key, profile_id, slice_id, fitness, numerics, mean, tokens, seconds, state, created)"
+        " VALUES (1, 'ff', 1, 1, 'kl', 'float32/cpu', 0.5, 4, 1.25, 'complete', 1.0)",
+        "INSERT INTO evo_document_values (trial_id, position, document, weight, value) VALUES (1, 0, 0, 3, 0.5)",
+        "INSERT INTO evo_slopes (trial_id, changes) VALUES (1, '[0.25]')",
+    )
+    database.write(lambda conn: [conn.execute(text(row)) for row in rows])
+    with pytest.raises(StorageError, match="has the older schema 0004; this evopress needs"):
+        Store.open(storage_url)
+    assert upgrade(storage_url) == ("0004", REVISIONS[-1])
+    trials = "SELECT t.mean, t.seconds, t.estimated_seconds, v.value FROM evo_trials t JOIN evo_document_values v ON v.trial_id = t.id"
+    assert tuple(database.read(lambda conn: conn.execute(text(trials)).one())) == (0.5, 1.25, None, 0.5)
+    again = "INSERT INTO evo_trials (id, key, profile_id, slice_id, fitness, numerics, mean, tokens, seconds, state, created) VALUES"
+    with pytest.raises(StorageError, match=r"(?i)unique"):  # the constraints are there after the table was copied
+        database.write(lambda conn: conn.execute(text(f"{again} (2, 'gg', 1, 1, 'kl', 'float32/cpu', 0.5, 4, 1.0, 'complete', 1.0)")))
+    database.close()
+    with Store.open(storage_url) as store:
+        assert store.profiles([1])[1].bank == "b1"
+
+
 def test_a_missing_store_is_not_made_by_asking(storage_url: str) -> None:
     with pytest.raises(NotFound, match=r"There is no store (at|in) .*Run a search first"):
         Store.open(storage_url, create=False)

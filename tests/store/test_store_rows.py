@@ -330,6 +330,25 @@ def test_the_leaderboard_filters(store: Store) -> None:
     assert store.leaderboard("never-measured") != []
 
 
+def test_estimated_seconds_stay_with_the_trial_that_was_priced(store: Store) -> None:
+    timed, plain, on = profile(2, 2, 2, 2), profile(3, 3, 3, 3), slice_of()
+    first = store.put_trial(key(timed, on), trial(timed, on, (0.5,) * 3, Cost(3000, 500, 31_250_000)), bits=2.0)
+    store.put_trial(key(plain, on), trial(plain, on, (0.25,) * 3, Cost(4000, 500)), bits=3.0)
+    stored = store.find_trials([key(timed, on)])[key(timed, on)]
+    assert stored.cost == Cost(3000, 500), "time is of a machine, not of a profile"
+    rows = {row.profile: row for row in store.leaderboard("kl")}
+    assert (rows[timed.digest].estimated_seconds, rows[plain.digest].estimated_seconds) == (0.03125, None)
+    assert [row.profile for row in store.leaderboard("kl", where="estimated_seconds<0.04")] == [timed.digest]
+    assert store.leaderboard("kl", sort="estimated_seconds")[-1].profile == plain.digest
+    # The same measurement again, for another workload: the first numbers of a key stay. Of another fitness: the latest estimate is shown.
+    store.put_trial(key(timed, on), trial(timed, on, (0.5,) * 3, Cost(3000, 500, 7)), bits=2.0)
+    assert store.leaderboard("kl", where="kl=0.5")[0].estimated_seconds == 0.03125
+    store.put_trial(key(timed, on, "perplexity"), trial(timed, on, (8.0,) * 3, Cost(3000, 500, 62_500_000)), bits=2.0)
+    assert store.leaderboard("kl", where="kl=0.5")[0].estimated_seconds == 0.0625
+    column = text("SELECT estimated_seconds FROM evo_trials WHERE id = :id")
+    assert store.database.read(lambda conn: conn.execute(column, {"id": first.id}).scalar()) == 0.03125
+
+
 def test_the_longest_held_out_slice_counts(store: Store) -> None:
     of = profile(2, 2, 2, 2)
     for documents, value in ((2, 0.9), (6, 0.3), (4, 0.8)):
