@@ -67,7 +67,7 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
         elif not row.environment.get("rounding"):
             cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
     about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
-    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about, here["dtype"])
+    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about, here["dtype"], here["device"])
 
 
 def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
@@ -91,7 +91,8 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
     lost_cells, lost_parts = table.missing(cells.values(), parts.values())
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
-        command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(name)}' if name else ''} --dtype {table.dtype}"
+        where = f"--dtype {table.dtype}{'' if table.device == 'cpu' else f' --device {table.device}'}"
+        command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(name)}' if name else ''} {where}"
         what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
         what += [f"the model's {part.kind}" for part in lost_parts[:1]]
         left = len(lost_cells) + len(lost_parts) - len(what)

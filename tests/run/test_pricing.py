@@ -44,7 +44,7 @@ def test_the_last_row_of_each_kernel_counts_and_all_kernels_stand_beside_each_ot
     table = table_of(rows, HERE)
     assert table.cells[Cell("int4-g64", (8, 64), 1)] == (Measured("native-int", 2.0, 1.0, 4.0, 9), Measured("ggml", 3.0, 1.5, 6.0, 9))
     assert len(table.cells) == 4
-    assert (table.about, table.dtype) == ("A CPU with 2 threads in bfloat16, torch 2.13", "bfloat16")
+    assert (table.about, table.dtype, table.device) == ("A CPU with 2 threads in bfloat16, torch 2.13", "bfloat16", "cpu")
 
 
 def test_kernels_that_round_the_activations_are_left_out():
@@ -175,8 +175,8 @@ def test_a_missing_time_names_the_command_that_measures_it():
     )
     workload = Workload("decode", 1, 64)
     parts = {Part("m", kind, workload): measured(1) for kind in ("attention", "mlp", "model")}
-    with pytest.raises(NotFound, match=r"and the model's block were never timed .*context=64 --dtype float32 --format bitmask@0.5 --f"):
-        priced(space(), METHODS, replace(known, parts=parts), workload, "m", "")
+    with pytest.raises(NotFound, match=r"and the model's block were never timed .*context=64 --dtype float32 --device cuda --f"):
+        priced(space(), METHODS, replace(known, parts=parts, device="cuda"), workload, "m", "")
 
 
 # What is of use -------------------------------------------------------------------------------------------------------------------------
