@@ -8,10 +8,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if TILES
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 64")
@@ -150,9 +146,6 @@ typedef struct __attribute__((packed)) {
     uint16_t bytes_a_row[16];
     uint8_t rows[16];
 } TileConfig;
-
-/* Leave to use tiles must be asked of Linux once a process (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA). 0 if granted. */
-int tiles_allowed(void) { return (int)syscall(SYS_arch_prctl, 0x1023, 18); }
 
 INLINE void configure(int tokens) {
     TileConfig c;

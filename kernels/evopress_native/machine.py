@@ -5,14 +5,16 @@ Called by generate.py and by the kernels' `supports`.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 BASE = frozenset({"avx2", "fma", "f16c"})
 WIDE = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 DOT = WIDE | {"avx512_bf16", "avx512_vbmi2"}
@@ -37,6 +39,15 @@ class Machine:
             raise ValueError(f"no processor has {self}")
 
     @property
+    def lesser(self) -> Machine | None:
+        """The same processor without its newest feature, for a compiler or a system that does not know it; None where none is left."""
+        if self.tiles:
+            return replace(self, tiles=False)
+        if self.dot:
+            return replace(self, dot=False)
+        return replace(self, width=256) if self.width == 512 else None
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """What the compiler may use, no more: the same code on every processor with these features."""
         features = BASE | (WIDE if self.width == 512 else set()) | (DOT if self.dot else set()) | (TILES if self.tiles else set())
@@ -53,6 +64,11 @@ def this_machine() -> Machine | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not CPU_INFO.is_file():
         return None
     return read_machine(CPU_INFO.read_text(), {path.parent.name: path.read_text() for path in CACHES.glob("index*/size")}, _levels())
+
+
+def tiles_allowed() -> bool:
+    """Does Linux let this process use AMX tiles? It must be asked once (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA)."""
+    return bool(ctypes.CDLL(None, use_errno=True).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0)
 
 
 def _levels() -> dict[str, str]:

@@ -18,8 +18,8 @@ from torch.nn import functional
 from evopress.api import Kernel, Variant
 from evopress.api.formats import decode, variant_bytes
 from evopress_native.layout import BLOCK
-from evopress_native.machine import Machine, this_machine
-from evopress_native.toolchain import compiler, library
+from evopress_native.machine import Machine, this_machine, tiles_allowed
+from evopress_native.toolchain import accepts, compiler, library, missing_compiler
 
 DTYPES = (torch.bfloat16, torch.float32)
 UNPACK_TOKENS = 32
@@ -38,8 +38,13 @@ class NativeKernel(Kernel):
     needs: ClassVar[str] = "install a C compiler (apt install gcc) or set CC; only for x86-64 with AVX2 under Linux"
 
     def __init__(self, machine: Machine | None = None) -> None:
-        self.machine = machine or this_machine()
+        self._machine = machine
         self._known: dict[tuple[int, torch.dtype], tuple[Callable[..., int], Callable[..., None], float]] = {}
+
+    @property
+    def machine(self) -> Machine | None:
+        """What the code is for: as given, else the best that processor, system and compiler agree on; None where there is none."""
+        return self._machine or best_machine()
 
     @abstractmethod
     def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
@@ -48,7 +53,7 @@ class NativeKernel(Kernel):
     @final
     def runs_here(self, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Is there a processor, a compiler and a type for it?"""
-        return device == "cpu" and min(shape) > 0 and dtype in DTYPES and self.machine is not None and compiler() is not None
+        return device == "cpu" and min(shape) > 0 and dtype in DTYPES and compiler() is not None and self.machine is not None
 
     @final
     def packed_as(self, data: Tensor, rows: int, kind: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
@@ -90,6 +95,8 @@ class NativeKernel(Kernel):
         return x.double() @ decode(variant.format, variant.tensors, variant.site.shape).double().T
 
     def _functions(self, kind: int, dtype: torch.dtype) -> tuple[Callable[..., int], Callable[..., None], float]:
+        if compiler() is None:
+            raise missing_compiler()
         if self.machine is None:
             raise ValueError(f"kernel {self.name} does not run on this processor; ask supports() first")
         bfloat = dtype == torch.bfloat16
@@ -98,12 +105,20 @@ class NativeKernel(Kernel):
         return self._known[kind, dtype]
 
 
+def best_machine() -> Machine | None:
+    """This processor with the features that the compiler knows and the system allows."""
+    machine = this_machine()
+    while machine is not None and not (accepts(machine.flags) and (not machine.tiles or tiles_allowed())):
+        machine = machine.lesser
+    return machine
+
+
 @cache
 def compiled(source: str, machine: Machine, bfloat: bool) -> tuple[Callable[..., int], Callable[..., None]]:
     """`run` and `unpack` of a source. Raises MissingDependency."""
     made = library(source, machine.flags)
-    if machine.tiles and bfloat and made.tiles_allowed():
-        raise RuntimeError("Linux does not allow AMX tiles here, though the processor has them")
+    if machine.tiles and bfloat and not tiles_allowed():
+        raise RuntimeError("Linux does not allow AMX tiles in this process")
     made.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     made.run.restype = ctypes.c_int
     made.unpack.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]

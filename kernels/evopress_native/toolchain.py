@@ -58,11 +58,21 @@ def library(source: str, flags: tuple[str, ...], folder: Path | None = None) -> 
     return ctypes.CDLL(str(file))
 
 
+def accepts(flags: tuple[str, ...]) -> bool:
+    """Is there a compiler, and does it know these features?"""
+    path = compiler()
+    return path is not None and _knows(path, flags)
+
+
+@cache
+def _knows(path: str, flags: tuple[str, ...]) -> bool:
+    command = [path, *FLAGS, *flags, "-fsyntax-only", "-x", "c", "-"]
+    return not subprocess.run(command, input="#include <immintrin.h>\n", capture_output=True, text=True, check=False).returncode
+
+
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: `kernels` under EVOPRESS_HOME, else under the user's cache."""
-    home = os.environ.get("EVOPRESS_HOME")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress"
-    return (Path(home) if home else user).expanduser() / "kernels"
+    """Where compiled kernels are kept, for every EVOPRESS_HOME alike: in the user's cache."""
+    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress" / "kernels").expanduser()
 
 
 @cache
@@ -92,5 +102,5 @@ def _room(folder: Path) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=folder)
     except OSError as error:
         raise StorageError(
-            f"Kernels cannot be kept in {folder}: {error.strerror}.", "Set EVOPRESS_HOME to a folder you may write to."
+            f"Kernels cannot be kept in {folder}: {error.strerror}.", "Set XDG_CACHE_HOME to a folder you may write to."
         ) from error

@@ -117,7 +117,7 @@ def test_several_processes_at_once_all_get_the_library(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [
-        ({"EVOPRESS_HOME": "~/mine", "XDG_CACHE_HOME": "/elsewhere"}, "{home}/mine/kernels"),
+        ({"EVOPRESS_HOME": "~/mine", "XDG_CACHE_HOME": "/elsewhere"}, "/elsewhere/evopress/kernels"),
         ({"XDG_CACHE_HOME": "{home}/cached"}, "{home}/cached/evopress/kernels"),
         ({"EVOPRESS_HOME": "", "XDG_CACHE_HOME": ""}, "{home}/.cache/evopress/kernels"),
         ({}, "{home}/.cache/evopress/kernels"),
@@ -135,7 +135,7 @@ def test_where_libraries_are_kept(variables, folder, tmp_path, monkeypatch):
 @needs_compiler
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be kept in .*file/kernels.*Set EVOPRESS_HOME"):
+    with pytest.raises(StorageError, match=r"cannot be kept in .*file/kernels.*Set XDG_CACHE_HOME"):
         library(SOURCE, (), tmp_path / "file" / "kernels")
 
 
