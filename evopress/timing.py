@@ -92,10 +92,10 @@ def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home:
             whole = _Bench(wanted, kernels, store, home, say).model()
     return {
         "kernels": study.model_dump(mode="json", exclude={"claims"}), "digest": study.digest, "environment": ours["environment"],
-        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [row for duel in duels for row in duel["rows"]],
+        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [_brief(row) for duel in duels for row in duel["rows"]],
         "against_peers": [row for duel in duels for row in duel["against_peers"]],
         **{key: whole[key] for key in ("workload", "parts", "check", "check_median_error") if key in whole},
-        "table": whole.get("rows", []),
+        "table": [_brief(row) for row in whole.get("rows", [])],
     }  # fmt: skip
 
 
@@ -240,11 +240,16 @@ def _row_json(row: KernelRow) -> dict[str, Any]:
     ratio = row.ratio_to_dense
     return {
         "kernel": row.label, "format": row.format, "shape": list(row.shape), "tokens": row.tokens, "dtype": row.dtype,
-        **_timing_json(row.timing), "seconds": list(row.timing.samples), "warm_seconds": row.warm.median,
+        **_timing_json(row.timing), "seconds": [round(sample, 9) for sample in row.timing.samples], "warm_seconds": row.warm.median,
         "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
         "read_bytes": row.read_bytes, "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds,
         "floor_share": row.floor_share, "bits_a_weight": 8 * row.weight_bytes / math.prod(row.shape), "rounding": row.rounding,
     }  # fmt: skip
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its samples, where its median and interval do."""
+    return {key: value for key, value in row.items() if key != "seconds"}
 
 
 def _timing_json(timing: Timing) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,31 +57,27 @@ def run_speed(
 
 
 def compare_speed(study: SpeedStudy, file: Path, result: Path | None, out: Path, as_json: bool) -> None:
-    """Print what was measured, and draw a frontier. Raises NotFound without a result."""
+    """Print what was measured; draw a frontier. Raises NotFound without a result."""
     document = _document(study, file, result)
-    if isinstance(study, KernelStudy):
-        raise UsageError("A kernel study has no picture.", f"See its claims: evopress study claims {file}")
     from evopress.report.frontier_png import write_frontier
+    from evopress.report.speed_document import header, notes, rows, title
 
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is no folder.", "Name a folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / f"{study.name}.png"
-    write_frontier(document, picture)
+    files: list[str] = []
+    if not isinstance(study, KernelStudy):
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is no folder.", "Name a folder.")
+        out.mkdir(parents=True, exist_ok=True)
+        files = [str(out / f"{study.name}.png")]
+        write_frontier(document, Path(files[0]))
     if as_json:
-        print_json({**document, "files": [str(picture)]})
+        print_json({**document, "files": files})
         return
-    header = ("profile", "bits", "held-out KL", "tokens/s", "ms", "95% interval", "n", "by the table", "of dense")
-    rows = sorted(document["rows"], key=lambda row: row["median_seconds"], reverse=True)
-    dense = next(row["median_seconds"] for row in rows if row["kind"] == "dense")
-    print_table(header, [_cells(row, dense) for row in rows])
-    say(f"drawn: {picture}")
-
-
-def _cells(row: Mapping[str, Any], dense_seconds: float) -> tuple[str, ...]:
-    span = f"{1e3 * row['low_seconds']:.2f}-{1e3 * row['high_seconds']:.2f}"
-    times = (f"{row['tokens_per_second']:.1f}", f"{1e3 * row['median_seconds']:.2f}", span, str(row["samples"]), f"{row['error']:+.1%}")
-    return (row["label"], f"{row['bits']:.2f}", f"{row['kl']['mean']:.4f}", *times, f"{row['median_seconds'] / dense_seconds:.3f}")
+    print(title(document))
+    print_table(header(document), rows(document))
+    for note in notes(document):
+        print(note)
+    if files:
+        say(f"drawn: {files[0]}")
 
 
 def speed_claims(study: SpeedStudy, file: Path, result: Path | None, as_json: bool) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evopress.api import UsageError
 from evopress.api.speed_study import SpeedClaim
 from evopress.report.frontier_png import front
+from evopress.report.leaderboard import leaderboard_markdown
 from evopress.report.speed_claims import judge_speed, speed_cells
+from evopress.report.speed_document import is_speed
 
 
 def row(
@@ -96,6 +101,33 @@ def test_what_was_not_measured_is_no_success(metric: str) -> None:
     found = judge({}, metric, "<=", 1e9, "int3-g64", "dense", 0.5)
     assert found.state == "not measured yet"
     assert speed_cells(found)[1] == "-"
+
+
+ABOUT = {"cpu": "a processor", "threads": 2, "dtype": "bfloat16", "torch": "2.13", "commit": "abc", "peers": {"them": "1.0"},
+         "flags": ["avx2"], "python": "3.11"}  # fmt: skip
+
+
+def test_a_kernel_study_as_a_section_of_the_leaderboard(tmp_path: Path) -> None:
+    extra = {"floor_share": 0.5, "ratio_to_dense": {"median": 0.25}, "rounding": 0.0}
+    document = {
+        "kernels": {"name": "mine"}, "digest": "d" * 64, "environment": ABOUT, "check_median_error": 0.05,
+        "rows": [found | extra for found in KERNELS["rows"]], "beside_peers": [row("int4-g64", [1.0], kernel="them") | {"rounding": 0.01}],
+        "against_peers": KERNELS["against_peers"], "check": KERNELS["check"],
+    }  # fmt: skip
+    assert is_speed(document)
+    assert not is_speed({"digest": "d"})
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    text = leaderboard_markdown(tmp_path)
+    assert "# How fast kernels and profiles run" in text
+    assert "## mine; a processor, 2 threads, bfloat16" in text
+    cells = "| int4-g64 | 4x8 | native-int | 4000000 | 3000000-4000000 | 7 | 50% | 4.00 | them | 1.20 [0.90, 1.40] |"
+    assert cells.replace(" ", "") in text.replace(" ", "")
+    assert "these round the activations, by a relative error of them: 0.01" in text
+    assert "the table's sum against 3 random whole models: median error 5.0%" in text
+    del document["rows"]
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"mine\.json is not a result of a speed study: key 'rows' is missing"):
+        leaderboard_markdown(tmp_path)
 
 
 def test_the_front_holds_what_nobody_beats_in_both() -> None:
