@@ -6,6 +6,7 @@ everything measured is read from the store.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import DENSE, REMEMBERED, Ask, Genotype, Knowledge, NotFound, Profile, Searcher, Space, Trial, UsageError
+from evopress.api import (
+    DENSE,
+    REMEMBERED,
+    Ask,
+    Genotype,
+    InfeasibleBudget,
+    Knowledge,
+    NotFound,
+    Profile,
+    Searcher,
+    Space,
+    Trial,
+    UsageError,
+    check_feasible,
+)
 from evopress.api.study import Study
 from evopress.events import Listener, Progress, silent
 from evopress.found import Best, Row, Run
@@ -28,10 +43,13 @@ from evopress.recording import recorded
 from evopress.rehearsal import SIMPLE, make_searcher, rehearse
 from evopress.report.latency import amount
 from evopress.report.statistics import interval, paired
+from evopress.search.ledger import Ledger
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
+from evopress.search.moves import within
 from evopress.speed import speeds
 from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
+from evopress.tightening import ROUNDS, joined, overtime, tighter
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -103,6 +121,8 @@ class _Execution:
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
+        if speed and self.plan.workload is not None:
+            outcome = self._in_time(cls.name, options, stops, outcome)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
@@ -134,6 +154,33 @@ class _Execution:
             remarks=dict(self.remarks), known=self.memory.told, bank_seconds=self.bench.bank_seconds,
         )  # fmt: skip
 
+    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome) -> Outcome:
+        """Time the answer as a whole model; while it is above its latency budget, search again under a tighter limit."""
+        plan = self.plan
+        for turn in range(1, ROUNDS + 1):
+            timed = speeds(self.bench, {"dense": dense_profile(self.space), name: outcome.best}, f"budget {turn}")
+            phase = "decode" if plan.workload is None else plan.workload.phase
+            dense, own = (timed[label][phase].median_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
+            times = overtime(self.plan.budgets, self.space, dense, own)
+            if times <= 1:
+                break
+            plan = replace(plan, budgets=tighter(plan.budgets, times))
+            said = f"the answer takes {times:.3f} times its budget as a whole model"
+            try:
+                check_feasible(plan.space, plan.budgets)
+                ledger = Ledger(self.space, plan.budgets)
+            except InfeasibleBudget:
+                self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
+                break
+            self.bench.listen(Progress("search", f"{said}; searching on under a tighter limit ({turn} of at most {ROUNDS})"))
+            # The answer so far, brought under the new limit, stands beside the simple answers to it.
+            repaired = within(ledger, self.space.genotype(outcome.best), random.Random(self.study.seed))
+            simple = {label: self._drive(label, {}, Stops(), plan=plan).best for label in SIMPLE}
+            starts = (*(self.space.genotype(profile) for profile in simple.values()), repaired)
+            further = self._drive(name, options, stops, starts, simple["uniform"], plan=plan, track=f"{name} tighter {turn}")
+            outcome = joined(outcome, further)
+        return outcome
+
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
         """A fact of the sites, or what earlier searches left in the store, read when a searcher first needs it."""
         if need not in REMEMBERED:
@@ -155,11 +202,16 @@ class _Execution:
         starts: tuple[Genotype, ...] = (),
         uniform: Profile | None = None,
         rival: bool = False,
+        plan: Plan | None = None,
+        track: str = "",
     ) -> Outcome:
-        """Drive a searcher; every question and its trials become steps of the study's trajectory."""
-        searcher = make_searcher(self.plan, self.bench.registry, self.bench.texts, name, options, self._tell, starts)
+        """Drive a searcher; every question and its trials become steps of the study's trajectory, under `track` or its name.
+
+        plan: with other budgets than the study's.
+        """
+        searcher = make_searcher(plan or self.plan, self.bench.registry, self.bench.texts, name, options, self._tell, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
-        track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else name
+        track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else track or name
         ordinal = 0
 
         def measure(ask: Ask) -> Sequence[Trial]:

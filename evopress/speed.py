@@ -26,22 +26,22 @@ Speeds = dict[str, dict[str, LatencyRow]]
 """Label -> phase -> measured speed."""
 
 
-def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
+def speeds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str = "") -> Speeds:
     """Measured whole-model speed of labelled profiles: from the store where one run timed all of them here so long, else taken now.
 
     Profiles are timed in turns against drift of the machine, so times of different runs are never set side by side. One process of a
     machine times at a time: two at once would both be slow. The profiles must be measured on held-out text already.
     """
-    known = _known(bench, profiles)
+    known = _known(bench, profiles, purpose)
     if known is not None:
         return known
     with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
-        return _known(bench, profiles) or _taken(bench, profiles)
+        return _known(bench, profiles, purpose) or _taken(bench, profiles, purpose)
 
 
-def _known(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds | None:
+def _known(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> Speeds | None:
     prompt, decode, batch = _lengths(bench)
-    here = _environment(bench)
+    here = _environment(bench, purpose)
     asked = {("prefill", prompt, batch), ("decode", decode, batch)}
     rows = {
         label: [
@@ -54,7 +54,7 @@ def _known(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds | None:
     return common_run(rows)
 
 
-def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
+def _taken(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> Speeds:
     import torch
 
     from evopress.latency.runtime import bench_interleaved, build, fastest, first_fitting
@@ -66,7 +66,7 @@ def _taken(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
     by_digest = {profile.digest: profile for profile in profiles.values()}
     packed = {digest: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, pick) for digest, one in by_digest.items()}
     prompt, decode, batch = _lengths(bench)
-    here = _environment(bench)
+    here = _environment(bench, purpose)
     known: dict[str, dict[str, LatencyRow]] = {}
     for digest, speed in bench_interleaved(packed, prompt, decode, batch, repeats=REPEATS).items():
         known[digest] = rows_of(bench, by_digest[digest], speed, here)
@@ -105,8 +105,8 @@ def _lengths(bench: Workbench) -> tuple[int, int, int]:
     return min(wanted, positions - decode), decode, workload.batch if workload else 1
 
 
-def _environment(bench: Workbench) -> dict[str, Any]:
-    return environment(bench.device, str(bench.dtype).removeprefix("torch."))
+def _environment(bench: Workbench, purpose: str) -> dict[str, Any]:
+    return {**environment(bench.device, str(bench.dtype).removeprefix("torch.")), **({"purpose": purpose} if purpose else {})}
 
 
 def common_run(rows: Mapping[str, Sequence[LatencyRow]]) -> Speeds | None:
