@@ -5,6 +5,7 @@ Called by the plan, the run and the command line. A cell that was never measured
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -48,7 +49,8 @@ def tables(storage: str, home: Path, device: str, dtype: str, clock: Callable[[]
 def read_table(store: Store, device: str, dtype: str) -> LatencyTable:
     """What was measured on this machine, with these libraries and threads; the last measurement of each kernel counts."""
     here = environment(device, dtype)
-    return table_of([row for phase in (KERNEL, PART) for row in store.latencies(phase=phase)], here)
+    rows = [row for phase in (KERNEL, PART) for row in store.latencies(phase=phase)]
+    return table_of(sorted(rows, key=lambda row: row.created), here)  # rows of a file may come later than those measured since
 
 
 def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTable:
@@ -65,7 +67,7 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
         elif not row.environment.get("rounding"):
             cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
     about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
-    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about)
+    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about, here["dtype"], here["device"])
 
 
 def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
@@ -89,7 +91,8 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
     lost_cells, lost_parts = table.missing(cells.values(), parts.values())
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
-        command = f"evopress kernels bench --workload {workload}{f' --model {name}' if name else ''}"
+        where = f"--dtype {table.dtype}{'' if table.device == 'cpu' else f' --device {table.device}'}"
+        command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(name)}' if name else ''} {where}"
         what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
         what += [f"the model's {part.kind}" for part in lost_parts[:1]]
         left = len(lost_cells) + len(lost_parts) - len(what)

@@ -7,16 +7,16 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evopress.api import Kernel
 from evopress.api.workload import Workload
-from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, measure_floor
+from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, cell_text, measure_floor
 from evopress.latency.check import check_table
 from evopress.latency.clock import Timing, ratio
 from evopress.latency.runtime import fastest
@@ -24,6 +24,11 @@ from evopress.pricing import KERNEL, PART, environment, read_table
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Store
 
+if TYPE_CHECKING:
+    from evopress.api.speed_study import KernelStudy
+
+STUDY_ROUNDS, STUDY_SECONDS = 41, 30.0
+"""Of a study: timings of a kernel at least, and seconds for one shape at most."""
 OURS = "native-"
 """How the names of our own generated kernels begin."""
 LARGE_SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (8192, 28672))
@@ -42,6 +47,7 @@ class Wanted:
     dtypes: Sequence[str] = ()
     workload: str | None = None
     model: str = ""
+    device: str = "cpu"
     check: int = 0
     peers: bool = False
     large: bool = False
@@ -49,6 +55,7 @@ class Wanted:
     most_seconds: float = 3.0
     seconds: float | None = None
     seed: int = 0
+    working_set_bytes: int = 2**26
 
 
 def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -57,6 +64,39 @@ def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Pat
         bench = _Bench(wanted, kernels, store, home, say)
         document = bench.shapes() if wanted.workload is None else bench.model()
         return {**document, "storage": store.describe()}
+
+
+def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure all that a kernel study is about, and return its document.
+
+    Ours and dense are timed in turns with each other, for their ratios; and each format once more beside all other kernels.
+    """
+    shapes = [(int(rows), int(columns)) for rows, columns in (text.split("x") for text in study.shapes)]
+    single = Wanted(
+        shapes, study.tokens, study.formats, [study.dtype], rounds=STUDY_ROUNDS, most_seconds=STUDY_SECONDS, seed=study.seed,
+        working_set_bytes=LARGE_BYTES,
+    )  # fmt: skip
+    with Store.open(storage) as store:
+        ours = _Bench(single, kernels, store, home, say).shapes()
+        duels = []
+        for format in study.formats:
+            say(f"{format} beside all other kernels")
+            alone = replace(single, formats=[format], peers=True)
+            duels.append(_Bench(alone, kernels, store, home, say).shapes())
+        whole: dict[str, Any] = {}
+        if study.profiles:
+            wanted = Wanted(
+                formats=study.table_formats, dtypes=[study.dtype], workload=study.workload, model=study.model, check=study.profiles,
+                rounds=STUDY_ROUNDS, seed=study.seed,
+            )  # fmt: skip
+            whole = _Bench(wanted, kernels, store, home, say).model()
+    return {
+        "kernels": study.model_dump(mode="json", exclude={"claims"}), "digest": study.digest, "environment": ours["environment"],
+        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [row for duel in duels for row in duel["rows"]],
+        "against_peers": [row for duel in duels for row in duel["against_peers"]],
+        **{key: whole[key] for key in ("workload", "parts", "check", "check_median_error") if key in whole},
+        "table": whole.get("rows", []),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,24 +122,26 @@ class _Bench:
 
         wanted, workload = self.wanted, Workload.parse(self.wanted.workload or "", "--workload")
         ref = resolve(wanted.model or None, self.home)
-        name = wanted.dtypes[0] if wanted.dtypes else str(remembered_dtype(self.home, "cpu", time.perf_counter)).removeprefix("torch.")
+        name = (
+            wanted.dtypes[0] if wanted.dtypes else str(remembered_dtype(self.home, wanted.device, time.perf_counter)).removeprefix("torch.")
+        )
         self.say(f"loading {ref.name}")
-        model = load(ref, getattr(torch, name), "cpu")[0]
+        model = load(ref, getattr(torch, name), wanted.device)[0]
         sites = find_sites(model).sites
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
-        formats = [format for format in ("dense", *(wanted.formats or DEMO_FORMATS[1:])) if format != "absent"]
+        formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
         document = self._timed(shapes, [workload.tokens], formats, [name])
         self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
-        table = read_table(self.store, "cpu", name)
+        table = read_table(self.store, wanted.device, name)
         pick = fastest(self.kernels, table, workload.tokens)
         parts = measure_parts(model, sites, formats, table, pick, workload, wanted.seed)
-        here = {**environment("cpu", name), "model": ref.config_digest, "workload": str(workload)}
+        here = {**environment(wanted.device, name), "model": ref.config_digest, "workload": str(workload)}
         for kind, timing in parts.items():
             self.store.put_latency(_part_row(kind, timing, workload, here))
         document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
         if wanted.check:
             self.say(f"running {wanted.check} random profiles as whole models")
-            table = read_table(self.store, "cpu", name)
+            table = read_table(self.store, wanted.device, name)
             # Another seed: the profiles must be others than those that the parts were taken from.
             found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
             document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
@@ -111,12 +153,12 @@ class _Bench:
     ) -> dict[str, Any]:
         self.say("measuring memory bandwidth and dense multiplication")
         dtypes = [getattr(torch, name) for name in names]
-        floor, rows = measure_floor(dtypes), []
+        floor, rows = measure_floor(dtypes, device=self.wanted.device), []
         for row in self._measured(shapes, tokens, formats, dtypes, floor):
-            self.store.put_latency(latency_row(row, environment("cpu", row.dtype)))
+            self.store.put_latency(latency_row(row, environment(self.wanted.device, row.dtype)))
             rows.append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
-        about = {**environment("cpu", " ".join(names)), "commit": commit(), "peers": peer_versions()}
+        about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions()}
         return {"environment": about, "floor": rates, "rows": [_row_json(row) for row in rows], "against_peers": against_peers(rows)}
 
     def _measured(
@@ -125,7 +167,14 @@ class _Bench:
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
         # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
         groups = [[format] for format in formats if format != "dense"] if wanted.large else [list(formats)]
-        options = (wanted.rounds, wanted.most_seconds, LARGE_BYTES if wanted.large else 2**26, wanted.peers, floor)
+        options = (
+            wanted.rounds,
+            wanted.most_seconds,
+            LARGE_BYTES if wanted.large else wanted.working_set_bytes,
+            wanted.peers,
+            floor,
+            wanted.device,
+        )
         for number, shape in enumerate(shapes):
             if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
                 left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
@@ -144,7 +193,7 @@ def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
         "read_bytes": row.read_bytes, "rounding": row.rounding,
     }  # fmt: skip
     return LatencyRow(
-        kernel=row.label, device="cpu", phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
+        kernel=row.label, device=here["device"], phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
         median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high, tokens_per_second=row.tokens / timing.median,
         format=row.format, shape=row.shape, environment={**here, **extra},
     )  # fmt: skip
@@ -154,7 +203,7 @@ def _part_row(kind: str, timing: Timing, workload: Workload, here: dict[str, Any
     # The store keeps no time of zero; a nanosecond is nothing here.
     median, low, high = (max(value, 1e-9) for value in (timing.median, timing.low, timing.high))
     return LatencyRow(
-        kernel="transformers", device="cpu", phase=PART, batch=workload.batch, tokens=workload.tokens, threads=here["threads"],
+        kernel="transformers", device=here["device"], phase=PART, batch=workload.batch, tokens=workload.tokens, threads=here["threads"],
         samples=timing.n, median_seconds=median, low_seconds=low, high_seconds=high, tokens_per_second=workload.tokens / median,
         format=kind, environment=here,
     )  # fmt: skip
@@ -191,7 +240,7 @@ def _row_json(row: KernelRow) -> dict[str, Any]:
     ratio = row.ratio_to_dense
     return {
         "kernel": row.label, "format": row.format, "shape": list(row.shape), "tokens": row.tokens, "dtype": row.dtype,
-        **_timing_json(row.timing), "warm_seconds": row.warm.median,
+        **_timing_json(row.timing), "seconds": list(row.timing.samples), "warm_seconds": row.warm.median,
         "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
         "read_bytes": row.read_bytes, "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds,
         "floor_share": row.floor_share, "bits_a_weight": 8 * row.weight_bytes / math.prod(row.shape), "rounding": row.rounding,

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from evopress.api import Level, UsageError, parse_method
 from evopress.api.contest import QUICK, QUICK_LEAST_STOP, Claim, Contest, Entrant, own_keys
+from evopress.api.speed_study import FrontierStudy, KernelStudy, SpeedClaim, read_speed_study
 from evopress.api.study import DEFAULT_STOP_TOKENS, Study
 from evopress.cli import app
 from evopress.contest import FIRST_MARK
@@ -36,7 +37,8 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 COMMANDED = [*PAGES, ROOT / "Makefile"]
 DEFINED = sorted((ROOT / "studies").glob("*.toml"))
 CONTESTS = [path for path in DEFINED if "entrants" in tomllib.loads(path.read_text(encoding="utf-8"))]
-STUDIES = [path for path in DEFINED if path not in CONTESTS]
+SPEED = [path for path in DEFINED if {"kernels", "winners"} & tomllib.loads(path.read_text(encoding="utf-8")).keys()]
+STUDIES = [path for path in DEFINED if path not in (*CONTESTS, *SPEED)]
 PLACEHOLDERS = {"FILE", "DIGEST", "NAME", "ID", "DIR", "PROFILE", "…"}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
@@ -255,6 +257,27 @@ def test_every_study_is_valid_and_its_names_resolve(path: Path, registry: Regist
     assert study.stops, f"{path.name} never stops"
     assert set(tomllib.loads(page(path))) <= Study.model_fields.keys()
     check_names(study, registry)
+
+
+@pytest.mark.parametrize("path", SPEED, ids=lambda path: path.name)
+def test_every_speed_study_is_valid_and_its_names_resolve(path: Path, registry: Registry) -> None:
+    study = read_speed_study(path)
+    assert study is not None
+    assert study.name == path.stem
+    if isinstance(study, FrontierStudy):
+        assert study.study.stops, f"{path.name} never stops"
+        for label, budgets in study.winners.items():
+            check_names(study.study.model_copy(update={"name": f"{study.name}-{label}", "budgets": budgets}), registry)
+
+
+def test_studies_readme_documents_every_key_of_a_kernel_study() -> None:
+    text = page(ROOT / "studies" / "README.md").split("## Speed studies")[1].split("## Contests")[0]
+    for name, field in KernelStudy.model_fields.items():
+        if name not in ("name", "claims"):
+            default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+            assert f"| `{name}` | {default} |" in text, f"studies/README.md lacks | `{name}` | {default} | of a kernel study"
+    for name in get_args(SpeedClaim.model_fields["metric"].annotation):
+        assert f"`{name}`:" in text
 
 
 def check_contest(contest: Contest, registry: Registry) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evopress.api.errors import NotFound, UsageError, unknown
-from evopress.cli.options import Json, Storage
+from evopress.cli.options import Device, Json, Storage
 from evopress.cli.output import print_json, print_table, say, storage_url
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(help="List kernels that run packed weights; time them on this 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 MOST_WEIGHTS = 2**30
 """Largest matrix that is timed: 4 GiB in float32."""
+_NUMBERS = ("batch", "tokens", "threads", "samples", "median_seconds", "low_seconds", "high_seconds", "tokens_per_second")
 _SHAPE = re.compile(r"([1-9]\d*)[xX×]([1-9]\d*)")
 
 
@@ -83,6 +84,7 @@ def bench(
         str | None, typer.Option("-m", "--model", help="Hub id, folder or .gguf of --workload; default: the demo model.")
     ] = None,
     check: Annotated[int, typer.Option(min=0, help="With --workload: compare the table's sums with so many random whole models.")] = 0,
+    device: Device = None,
     peers: Annotated[bool, typer.Option("--peers", help="Every kernel that is installed, not only the first that fits.")] = False,
     large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
@@ -104,6 +106,7 @@ def bench(
 
     from evopress.home import home
     from evopress.hooks.registry import Registry
+    from evopress.precision import check_device
     from evopress.timing import Wanted, run_bench
 
     if threads is not None:
@@ -111,21 +114,11 @@ def bench(
     kernels = Registry.load().kernels()
     for text in format or []:
         check_format(text, kernels)
+    check_device(device or "cpu")
     wanted = Wanted(
-        shapes,
-        list(tokens or ()),
-        list(format or ()),
-        list(dtype or ()),
-        workload,
-        model or "",
-        check,
-        peers,
-        large,
-        rounds,
-        most_seconds,
-        seconds,
-        seed,
-    )
+        shapes=shapes, tokens=tokens or (), formats=format or (), dtypes=dtype or (), workload=workload, model=model or "",
+        device=device or "cpu", check=check, peers=peers, large=large, rounds=rounds, most_seconds=most_seconds, seconds=seconds, seed=seed,
+    )  # fmt: skip
     document = run_bench(wanted, kernels, storage_url(storage), home(), say)
     if result is not None:
         from evopress.files import write_whole
@@ -220,13 +213,13 @@ def import_(
     storage: Storage = None,
 ) -> None:
     """Add the timings of a file to the store. They count where machine, threads, type and libraries are the same."""
-    from evopress.store import LatencyRow, Store
+    from evopress.store import Store
 
     try:
-        rows = [LatencyRow(**{**row, "shape": tuple(row["shape"])}) for row in json.loads(file.read_text())["latencies"]]
+        rows = [_stored(row) for row in json.loads(file.read_text())["latencies"]]
     except FileNotFoundError:
         raise NotFound(f"File {file} does not exist.", "Write one with: evopress kernels export FILE.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file} holds no timings: {error}.", "Write one with: evopress kernels export FILE.") from error
     with Store.open(storage_url(storage)) as store:
         known = set(map(_identity, store.latencies()))
@@ -234,6 +227,20 @@ def import_(
         for row in new:
             store.put_latency(replace(row, profile_id=None, run_id=None))
     print(f"{len(new)} timings added, {len(rows) - len(new)} known already")
+
+
+def _stored(values: Mapping[str, Any]) -> LatencyRow:
+    """A row as it was written. Raises TypeError and KeyError for what no store wrote."""
+    from evopress.store import LatencyRow
+
+    row = LatencyRow(**{**values, "shape": tuple(values["shape"])})
+    if len(row.shape) != 2:
+        raise TypeError(f"a shape is two numbers, not {list(row.shape)}")
+    for name in (*_NUMBERS, "shape"):
+        for value in row.shape if name == "shape" else [getattr(row, name)]:
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}, no number")
+    return row
 
 
 def _identity(row: LatencyRow) -> tuple[Any, ...]:

@@ -47,10 +47,20 @@ def run(
     """Run every entrant with every seed; what is finished in the result is kept. The same command again goes on."""
     from evopress.api.budget import parse_bytes
     from evopress.api.contest import Contest
+    from evopress.api.speed_study import read_speed_study
     from evopress.cli.live import listening
     from evopress.contest import compete
     from evopress.report.contest_document import write_document
 
+    speed = read_speed_study(file)
+    if speed is not None:
+        from evopress.cli.speed_study import run_speed
+
+        refuse(
+            bool(only or seeds or quick), "A speed study has no entrants, seeds or quick form.", "Leave out --only, --seeds and --quick."
+        )
+        run_speed(speed, file, result, device, dtype, bank_quota, storage, as_json)
+        return
     contest = Contest.read(file)
     contest = contest.small() if quick else contest
     target = result or (None if quick else _default(file, contest))
@@ -88,11 +98,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Draw quality against token-forwards and against seconds, with intervals, as PNG and HTML; print the leaderboard."""
+    from evopress.api.speed_study import read_speed_study
     from evopress.report.contest_html import write_html
     from evopress.report.contest_png import check_plots, write_png
     from evopress.report.contest_table import standing_json, standings
 
     check_plots()
+    speed = read_speed_study(file)
+    if speed is not None:
+        from evopress.cli.speed_study import compare_speed
+
+        compare_speed(speed, file, result, out, as_json)
+        return
     contest, document = _measured(file, result, device, dtype, storage)
     if not document["runs"]:
         raise NotFound(f"Nothing of contest {contest.name} is measured yet.", f"Run it: evopress study run {file}")
@@ -121,8 +138,15 @@ def claims(
     as_json: Json = False,
 ) -> None:
     """Compute every claim anew from what was measured. Exit 6 unless all are measured and hold."""
+    from evopress.api.speed_study import read_speed_study
     from evopress.report.claims import HEADER, all_hold, claim_cells, claim_json, judge
 
+    speed = read_speed_study(file)
+    if speed is not None:
+        from evopress.cli.speed_study import speed_claims
+
+        speed_claims(speed, file, result, as_json)
+        return
     contest, document = _measured(file, result, device, dtype, storage)
     if not contest.claims:
         raise NotFound(f"Contest {contest.name} makes no claim.", "State one in [[claims]]; studies/README.md lists every key.")
@@ -142,6 +166,12 @@ def claims(
     print_table(HEADER, map(claim_cells, verdicts))
     if not held:
         raise failed
+
+
+def refuse(condition: bool, message: str, hint: str) -> None:
+    """Raise UsageError on a condition."""
+    if condition:
+        raise UsageError(message, hint)
 
 
 def _default(file: Path, contest: Contest) -> Path | None:

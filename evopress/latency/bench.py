@@ -9,9 +9,11 @@ Shapes: R rows out, C columns in, T tokens.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,10 +23,13 @@ from evopress.api.formats import fits_format, variant_bytes
 from evopress.latency.clock import Clock, Timing, measure, ratio, time_once
 from evopress.latency.runtime import DTYPES, choose, label
 from evopress.latency.sample import random_variant
+from evopress.latency.table import cell_format
 
 DEMO_SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536))
 """The four linear shapes of SmolLM2-135M."""
 MOST_ROUNDS = 400
+PROBE_BYTES, PROBE_PART_BYTES = 2**28, 2**26
+"""From which working set on reading is timed beside the kernels, and how much of it a round."""
 DEMO_TOKENS = (1, 512)
 DEMO_FORMATS = ("dense", "absent", "int2-g64", "int3-g64", "int4-g64", "int8-g64", "bitmask")
 
@@ -111,7 +116,7 @@ def bench_kernels(
     kernels: Iterable[Kernel], generator: torch.Generator, shapes: Sequence[tuple[int, int]] = DEMO_SHAPES,
     tokens: Sequence[int] = DEMO_TOKENS, formats: Sequence[str] = DEMO_FORMATS, dtypes: Sequence[torch.dtype] = DTYPES, rounds: int = 7,
     max_seconds: float = 3.0, working_set_bytes: int = 2**26, every: bool = False, floor: Floor | None = None,
-    clock: Clock = time.perf_counter,
+    device: str = "cpu", clock: Clock = time.perf_counter,
 ) -> Iterator[KernelRow]:  # fmt: skip
     """Time formats at every shape, number of tokens and type; yields rows as they are measured, the dense layer's first.
 
@@ -119,18 +124,25 @@ def bench_kernels(
     drift hits all alike: on weights that were not used for `working_set_bytes`, because a model never finds a layer's weights in the inner
     caches, and on the same again. Rounds go on, at least `rounds` of them, until every median is known to 5 % or `max_seconds` are over.
     Formats that no kernel runs at a shape, or that do not fit it, are left out. Raises UsageError for a type that kernels do not take, or
-    no rounds.
+    no rounds. device: where weights and activations lie; a GPU is waited for after every call.
     """
     kernels = list(kernels)
     if rounds < 1 or any(dtype not in DTYPES for dtype in dtypes):
         raise UsageError(f"Cannot time {rounds} rounds in {[_name(dtype) for dtype in dtypes]}.", "Kernels take bfloat16 and float32.")
-    floor = measure_floor(dtypes, clock=clock) if floor is None else floor
+    floor = measure_floor(dtypes, clock=clock, device=device) if floor is None else floor
     for shape in shapes:
         for dtype in dtypes:
-            jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every))
+            jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every, device))
+            # What the memory gives changes with the machine's other load, so large weights are timed in turns with plain reading.
+            probe = (
+                torch.ones(working_set_bytes // PROBE_PART_BYTES * PROBE_PART_BYTES // 4, device=device)
+                if working_set_bytes >= PROBE_BYTES
+                else None
+            )
             for count in tokens:
-                x_TC = torch.randn(count, shape[1], generator=generator).to(dtype)
-                yield from _rows(jobs, x_TC, shape, rounds, max_seconds, floor, clock)
+                x_TC = torch.randn(count, shape[1], generator=generator).to(device, dtype)
+                turns = _turns(jobs, x_TC, rounds, max_seconds, probe, device, clock)
+                yield from _rows(jobs, turns, x_TC, shape, floor)
 
 
 @dataclass(frozen=True)
@@ -142,18 +154,19 @@ class _Job:
 
 def _jobs(
     kernels: Sequence[Kernel], generator: torch.Generator, shape: tuple[int, int], formats: Sequence[str], dtype: torch.dtype,
-    working_set: int, every: bool,
+    working_set: int, every: bool, device: str,
 ) -> Iterator[_Job]:  # fmt: skip
-    for text in dict.fromkeys(("dense", *formats)):
+    kind = torch.device(device).type
+    for text in dict.fromkeys(("dense", *map(cell_text, formats))):
         format, density = split_cell(text)
         if not fits_format(format, shape):
             continue
-        chosen = [choose(format, shape, "cpu", dtype, kernels)]
+        chosen = [choose(format, shape, kind, dtype, kernels)]
         if every:
-            chosen = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, "cpu", dtype)] or chosen
+            chosen = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, kind, dtype)] or chosen
         variant = random_variant(format, shape, generator, density)
         for kernel in chosen:
-            packed = kernel.pack(variant, dtype)
+            packed = {key: tensor.to(device) for key, tensor in kernel.pack(variant, dtype).items()}
             count = min(1024, max(1, working_set // max(1, variant_bytes(packed))))
             copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(count - 1)] if variant_bytes(packed) else []
             yield _Job(kernel, text, (packed, *copies))
@@ -173,27 +186,60 @@ def split_cell(text: str) -> tuple[str, float]:
     return format, density
 
 
-def _rows(
-    jobs: Sequence[_Job], x_TC: Tensor, shape: tuple[int, int], rounds: int, max_seconds: float, floor: Floor, clock: Clock
-) -> Iterator[KernelRow]:
-    cold: list[list[float]] = [[] for _ in jobs]
-    warm: list[list[float]] = [[] for _ in jobs]
+def cell_text(text: str) -> str:
+    """A format as a table names it: `bitmask` is `bitmask@0.5`. Raises UsageError as `split_cell` does."""
+    return cell_format(*split_cell(text))
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Seconds of every job, on weights not used for long and again at once; and of reading PROBE_PART_BYTES beside them."""
+
+    cold: list[list[float]]
+    warm: list[list[float]]
+    reading: list[float]
+
+
+def _turns(
+    jobs: Sequence[_Job], x_TC: Tensor, rounds: int, max_seconds: float, probe: Tensor | None, device: str, clock: Clock
+) -> _Turns:  # fmt: skip
+    found = _Turns([[] for _ in jobs], [[] for _ in jobs], [])
+
+    def run(job: _Job, packed: Mapping[str, Tensor]) -> None:
+        job.kernel.run(x_TC, packed)
+        wait(device)
+
+    def read(part: Tensor) -> None:
+        part.sum()
+        wait(device)
+
     with torch.no_grad():
         for job in jobs:  # a kernel may make something of its weights when it first sees them
             for packed in job.packed:
-                job.kernel.run(x_TC, packed)
+                run(job, packed)
         begin, turn = clock(), -2
-        while turn < rounds or (clock() - begin < max_seconds and not _known(cold)):
-            for job, first, again in zip(jobs, cold, warm, strict=True):
-                packed = job.packed[turn % len(job.packed)]
-                pair = [time_once(lambda job=job, packed=packed: job.kernel.run(x_TC, packed), clock) for _ in range(2)]  # type: ignore[misc]
+        while turn < rounds or (clock() - begin < max_seconds and not _known(found.cold)):
+            for job, cold, warm in zip(jobs, found.cold, found.warm, strict=True):
+                call = partial(run, job, job.packed[turn % len(job.packed)])
+                pair = time_once(call, clock), time_once(call, clock)
                 if turn >= 0:
-                    first.append(pair[0])
-                    again.append(pair[1])
+                    cold.append(pair[0])
+                    warm.append(pair[1])
+            if probe is not None:
+                parts = probe.view(-1, PROBE_PART_BYTES // 4)
+                seconds = time_once(partial(read, parts[turn % len(parts)]), clock)
+                if turn >= 0:
+                    found.reading.append(seconds)
             turn += 1
-    timings = [Timing.of(own) for own in cold]
+    return found
+
+
+def _rows(jobs: Sequence[_Job], turns: _Turns, x_TC: Tensor, shape: tuple[int, int], floor: Floor) -> Iterator[KernelRow]:
+    if turns.reading:
+        floor = Floor(PROBE_PART_BYTES / statistics.median(turns.reading), floor.flops_per_second)
+    timings = [Timing.of(own) for own in turns.cold]
     dtype, tokens = _name(x_TC.dtype), x_TC.shape[0]
-    for job, timing, again in zip(jobs, timings, warm, strict=True):
+    for job, timing, again in zip(jobs, timings, turns.warm, strict=True):
         read = job.kernel.read_bytes(job.packed[0], tokens)
         moved = read + tokens * sum(shape) * x_TC.element_size() if read else 0
         least = floor.seconds(moved, 2 * tokens * math.prod(shape) if moved else 0, dtype)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from evopress.api import ABSENT, DENSE, DROP, Cost, Level, Profile, Site, Variant
+from evopress.api.formats import fits_format
 from evopress.latency.bench import split_cell
 from evopress.latency.sample import random_variant
 from evopress.latency.table import Cell, LatencyTable
@@ -40,7 +41,7 @@ class RandomVariants:
 
 
 def random_profile(sites: Sequence[Site], formats: Sequence[str], rng: random.Random) -> Profile:
-    """A format drawn for every linear site, and every sublayer and block dropped with one chance."""
+    """A format that fits drawn for every linear site, and every sublayer and block dropped with one chance."""
     levels: dict[str, Level] = {}
     for site in sites:
         if site.parent is not None and levels[site.parent] in (DROP, ABSENT):
@@ -48,21 +49,27 @@ def random_profile(sites: Sequence[Site], formats: Sequence[str], rng: random.Ra
         elif site.kind != "linear":
             levels[site.name] = DROP if rng.random() < DROPPED else DENSE
         else:
-            levels[site.name] = level_of(rng.choice(formats))
+            levels[site.name] = level_of(rng.choice(fitting(formats, site)))
     return Profile.of(levels)
 
 
 def without(sites: Sequence[Site], formats: Sequence[str], kind: str) -> Profile:
-    """The formats in turn over the linear sites, and every sublayer of a kind dropped with all below it."""
+    """The formats that fit in turn over the linear sites, and every sublayer of a kind dropped with all below it."""
     levels: dict[str, Level] = {}
     for number, site in enumerate(sites):
         if site.parent is not None and levels[site.parent] in (DROP, ABSENT):
             levels[site.name] = ABSENT
         elif site.kind == "linear":
-            levels[site.name] = level_of(formats[number % len(formats)])
+            own = fitting(formats, site)
+            levels[site.name] = level_of(own[number % len(own)])
         else:
             levels[site.name] = DROP if site.kind == kind else DENSE
     return Profile.of(levels)
+
+
+def fitting(formats: Sequence[str], site: Site) -> list[str]:
+    """Those of the formats that a linear site can be written in; dense where there is none."""
+    return [text for text in formats if fits_format(split_cell(text)[0], site.shape)] or ["dense"]
 
 
 def linear_seconds(profile: Profile, sites: Sequence[Site], table: LatencyTable, tokens: int) -> Mapping[str, float]:

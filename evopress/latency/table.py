@@ -45,11 +45,16 @@ class Part:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries."""
+    """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries.
+
+    dtype, device: of the activations, and where they were.
+    """
 
     cells: Mapping[Cell, Sequence[Measured]] = field(default_factory=dict)
     parts: Mapping[Part, Measured] = field(default_factory=dict)
     about: str = ""
+    dtype: str = ""
+    device: str = "cpu"
 
     def best(self, cell: Cell) -> Measured:
         """The fastest kernel of a cell. Raises NotFound."""

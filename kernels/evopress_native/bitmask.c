@@ -17,14 +17,20 @@ typedef struct {
     int64_t tokens;
 } Job;
 
+static Job job_of(const uint8_t *data) {
+    const Form *f = (const Form *)data;
+    return (Job){.form = f, .masks = (const uint32_t *)(data + sizeof(Form)), .values = (const uint16_t *)(data + f->first),
+                 .starts = (const int64_t *)(data + f->second)};
+}
+
 #if PAIRS
 INLINE VI spread(const uint16_t *p, uint32_t mask) { return _mm512_maskz_expand_epi16(mask, LOAD(p)); }
 
-INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
     const Form *f = j->form;
     const int chains = tokens == 1 ? 4 : 1;
     for (int64_t block = first; block < last; block++) {
-        const uint32_t *mask = j->masks + block * (f->padded / 2), *x = j->x;
+        const uint32_t *mask = j->masks + block * (f->padded / 2), *x = (const uint32_t *)((const uint16_t *)j->x + token * j->stride);
         const uint16_t *p = j->values + j->starts[block];
         VF sum[4];
         UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
@@ -40,11 +46,10 @@ INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int toke
                 }
             }
         }
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
         UNROLL for (int t = 0; t < tokens; t++) {
             VF total = sum[t * chains];
             UNROLL for (int i = 1; i < chains; i++) total = ADD(total, sum[t * chains + i]);
-            put(j->y + t * f->rows + block * BLOCK, &total, count);
+            put_block(f, j->y, token + t, block, &total);
         }
     }
 }
@@ -64,12 +69,12 @@ INLINE VF spread(const uint16_t *p, uint32_t mask) {
 }
 #endif
 
-INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
     const Form *f = j->form;
     for (int64_t block = first; block < last; block++) {
         const uint32_t *mask = j->masks + block * (f->padded / 2);
         const uint16_t *p = j->values + j->starts[block];
-        const float *x = j->x;
+        const float *x = (const float *)j->x + token * j->stride;
         VF sum[4][HALVES], more[4][HALVES];
         UNROLL for (int t = 0; t < tokens; t++)
             UNROLL for (int h = 0; h < HALVES; h++) sum[t][h] = more[t][h] = ZERO();
@@ -84,10 +89,9 @@ INLINE void dot_blocks(const Job *j, int64_t first, int64_t last, const int toke
                         *(k ? &more[t][h] : &sum[t][h]) = FMA(v, SPLAT(x[t * j->stride + c + k]), k ? more[t][h] : sum[t][h]);
                 }
         }
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
         UNROLL for (int t = 0; t < tokens; t++) {
             UNROLL for (int h = 0; h < HALVES; h++) sum[t][h] = ADD(sum[t][h], more[t][h]);
-            put(j->y + t * f->rows + block * BLOCK, sum[t], count);
+            put_block(f, j->y, token + t, block, sum[t]);
         }
     }
 }
@@ -144,31 +148,14 @@ static void tile_blocks(const Job *j, int64_t first, int64_t last) {
             }
         }
         _tile_stored(4, out[0], 64); _tile_stored(5, out[1], 64); _tile_stored(6, out[2], 64); _tile_stored(7, out[3], 64);
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
         for (int t = 0; t < j->tokens; t++) {
             VF total = ADD(ADD(LOADF(out[0] + t * 16), LOADF(out[1] + t * 16)), ADD(LOADF(out[2] + t * 16), LOADF(out[3] + t * 16)));
-            put(j->y + t * f->rows + block * BLOCK, &total, count);
+            put_block(f, j->y, t, block, &total);
         }
     }
     _tile_release();
 }
 #endif
-
-static void blocks_of(const Job *j, int64_t first, int64_t last) {
-#if TILES
-    if (j->tokens >= LEAST_TILE_TOKENS) { tile_blocks(j, first, last); return; }
-#endif
-    Job part = *j;
-    for (int64_t t = 0; t < j->tokens; t += part.tokens) {
-        int64_t left = j->tokens - t;
-        part.tokens = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        part.x = (const uint8_t *)j->x + t * j->stride * (PAIRS ? 2 : 4);
-        part.y = j->y + t * j->form->rows;
-        if (part.tokens == 4) dot_blocks(&part, first, last, 4);
-        else if (part.tokens == 2) dot_blocks(&part, first, last, 2);
-        else dot_blocks(&part, first, last, 1);
-    }
-}
 
 /* Lay x as the engines want it: columns padded with zeros; float32 where they multiply in it. */
 static int prepare(Job *j, const X *x) {
@@ -193,26 +180,7 @@ static int prepare(Job *j, const X *x) {
     return 0;
 }
 
-/* y = x Wᵀ. x: tokens × columns, y: tokens × rows, both without gaps. Returns 1 where no memory is left. */
-int run(const uint8_t *data, const X *x, X *y, int64_t tokens, int threads) {
-    const Form *f = (const Form *)data;
-    Job j = {.form = f, .masks = (const uint32_t *)(data + sizeof(Form)), .values = (const uint16_t *)(data + f->first),
-             .starts = (const int64_t *)(data + f->second)};
-    int64_t blocks = (f->rows + BLOCK - 1) / BLOCK;
-    if (threads > blocks) threads = (int)blocks;
-#if TILES
-    if (tokens > 2 * MOST) return run_many(data, x, y, tokens, threads);
-#endif
-    for (int64_t t = 0; t < tokens; t += MOST) {
-        j.tokens = tokens - t < MOST ? tokens - t : MOST;
-        j.y = y + t * f->rows;
-        if (prepare(&j, x + t * f->columns)) return 1;
-        if (threads == 1) { blocks_of(&j, 0, blocks); continue; }
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int i = 0; i < threads; i++) blocks_of(&j, blocks * i / threads, blocks * (i + 1) / threads);
-    }
-    return 0;
-}
+#include "run.h"
 
 /* The dense weight of row blocks first .. last, row by row: y[(r - 16 first) * columns + c]. */
 void unpack(const uint8_t *data, X *y, int64_t first, int64_t last, int threads) {
@@ -221,7 +189,7 @@ void unpack(const uint8_t *data, X *y, int64_t first, int64_t last, int threads)
     for (int64_t block = first; block < last; block++) {
         const uint32_t *masks = (const uint32_t *)(data + sizeof(Form)) + block * (f->padded / 2);
         const uint16_t *p = (const uint16_t *)(data + f->first) + ((const int64_t *)(data + f->second))[block];
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
+        int count = rows_of(f, block);
         X *rows = y + (block - first) * BLOCK * f->columns;
         memset(rows, 0, (size_t)(count * f->columns) * sizeof(X));
         for (int64_t c = 0; c < f->columns; c += 2)

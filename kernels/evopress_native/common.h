@@ -121,6 +121,16 @@ INLINE void put(X *y, const VF value[HALVES], int count) {
 #endif
 }
 
+/* Rows of a block that are there. */
+INLINE int rows_of(const Form *f, int64_t block) {
+    int64_t left = f->rows - block * BLOCK;
+    return left < BLOCK ? (int)left : BLOCK;
+}
+
+INLINE void put_block(const Form *f, X *y, int64_t token, int64_t block, const VF value[HALVES]) {
+    put(y + token * f->rows + block * BLOCK, value, rows_of(f, block));
+}
+
 /* Memory that a thread keeps between calls, so that a call of microseconds does not allocate. 64-byte aligned; NULL when there is none. */
 static void *scratch(size_t bytes) {
     static __thread void *kept;

@@ -24,18 +24,22 @@ def integer_source(machine: Machine, bits: int, bfloat: bool) -> str:
         "BITS": bits, "WORDS": words, "CODES": codes, "COLUMNS": 2 * codes, "PARTS": len(offsets), "BIAS": f"{sum(offsets)}f",
         "BIAS_OF_LOW": f"{offsets[0]}f", "BIAS_OF_HIGH": f"{offsets[-1]}f", "LEAST_TILE_TOKENS": LEAST_TILE_TOKENS,
     }  # fmt: skip
-    return _constants(_of_machine(machine, bfloat) | constants) + _with_tiles(_read("common.h"), expand_source(bits), straight_source(bits), _read("integers.c"))
+    parts = (_read("common.h"), expand_source(bits), straight_source(bits), _read("integers.c"))
+    return _constants(_of_machine(machine, bfloat) | constants) + _whole(*parts)
 
 
 @cache
 def bitmask_source(machine: Machine, bfloat: bool) -> str:
     """Source of `run` and `unpack` for bitmasks and bfloat16 or float32 activations."""
     constants = _of_machine(machine, bfloat) | {"LEAST_TILE_TOKENS": LEAST_TILE_TOKENS}
-    return _constants(constants) + _with_tiles(_read("common.h"), _read("bitmask.c"))
+    return _constants(constants) + _whole(_read("common.h"), _read("bitmask.c"))
 
 
-def _with_tiles(*parts: str) -> str:
-    return "\n".join(parts).replace('#include "tiles.h"\n', _read("tiles.h"))
+def _whole(*parts: str) -> str:
+    joined = "\n".join(parts)
+    for name in ("tiles.h", "run.h"):
+        joined = joined.replace(f'#include "{name}"\n', _read(name))
+    return joined
 
 
 def _of_machine(machine: Machine, bfloat: bool) -> dict[str, object]:

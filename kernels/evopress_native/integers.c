@@ -19,6 +19,11 @@ typedef struct {
     int64_t tokens;
 } Job;
 
+static Job job_of(const uint8_t *data) {
+    const Form *f = (const Form *)data;
+    return (Job){.form = f, .codes = data + sizeof(Form), .zeros = data + f->second, .scales = (const uint16_t *)(data + f->first)};
+}
+
 #if TILES
 #define SUMS 4   /* tiles of sums in flight: a group is finished so many groups later, when its products are long done */
 #define BEHIND 4 /* steps between the stores of a B tile and its load, which waits for the stores to reach the cache */
@@ -98,8 +103,7 @@ static void tile_blocks(const Job *j, int64_t first, int64_t last) {
             case 2: LAST(6); break;
             default: LAST(7); break;
             }
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
-        for (int t = 0; t < j->tokens; t++) put(j->y + t * f->rows + block * BLOCK, total + t, count);
+        for (int t = 0; t < j->tokens; t++) put_block(f, j->y, t, block, total + t);
     }
     _tile_release();
 }
@@ -107,8 +111,9 @@ static void tile_blocks(const Job *j, int64_t first, int64_t last) {
 
 #if X_BFLOAT
 /* bias + code as float32 wherever the code lies in its word (see words.py); the sums of bias * x and of zero * x are taken off per group. */
-INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
     const Form *f = j->form;
+    const float *rows_of_x = (const float *)j->x + token * j->stride;
     const int chains = tokens == 1 ? 8 : tokens == 2 ? 4 : 2; /* sums enough to hide the latency of a multiply-add */
     for (int64_t block = first; block < last; block++) {
         const uint8_t *p = j->codes + block * (f->groups * f->padded * (BLOCK * BITS / 8));
@@ -119,7 +124,7 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int toke
             UNROLL for (int h = 0; h < HALVES; h++) {
                 VF sum[8];
                 UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
-                const float *x = (const float *)j->x + q * f->padded;
+                const float *x = rows_of_x + q * f->padded;
                 const uint8_t *own = p + h * 32;
                 for (int64_t c = 0; c < f->padded; c += COLUMNS, own += 64 * WORDS) {
                     UNROLL for (int w = 0; w < WORDS; w++) _mm_prefetch((const char *)(own + AHEAD + 64 * w), _MM_HINT_T0);
@@ -135,19 +140,19 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int toke
                 UNROLL for (int t = 0; t < tokens; t++) {
                     VF dot = sum[t * chains];
                     UNROLL for (int i = 1; i < chains; i++) dot = ADD(dot, sum[t * chains + i]);
-                    dot = SUB(dot, SPLAT(j->biased[t * f->groups + q]));
-                    total[t][h] = FMA(scale, FNMA(z, SPLAT(j->sums[t * f->groups + q]), dot), total[t][h]);
+                    dot = SUB(dot, SPLAT(j->biased[(token + t) * f->groups + q]));
+                    total[t][h] = FMA(scale, FNMA(z, SPLAT(j->sums[(token + t) * f->groups + q]), dot), total[t][h]);
                 }
             }
             p += f->padded * (BLOCK * BITS / 8);
         }
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
-        UNROLL for (int t = 0; t < tokens; t++) put(j->y + t * f->rows + block * BLOCK, total[t], count);
+        UNROLL for (int t = 0; t < tokens; t++) put_block(f, j->y, token + t, block, total[t]);
     }
 }
 #else
-INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int tokens) {
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
     const Form *f = j->form;
+    const float *rows_of_x = (const float *)j->x + token * j->stride;
     for (int64_t block = first; block < last; block++) {
         const uint8_t *p = j->codes + block * (f->groups * f->padded * (BLOCK * BITS / 8));
         VF total[4][HALVES];
@@ -159,7 +164,7 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int toke
                 z[h] = ADD(FROM_BYTES(j->zeros + at + h * LANES), SPLAT(BIAS_OF_LOW));
                 UNROLL for (int t = 0; t < tokens; t++) sum[t][h][0] = sum[t][h][1] = ZERO();
             }
-            const float *x = (const float *)j->x + q * f->padded;
+            const float *x = rows_of_x + q * f->padded;
             for (int64_t c = 0; c < f->padded; c += COLUMNS) {
                 _mm_prefetch((const char *)(p + AHEAD), _MM_HINT_T0);
                 UNROLL for (int h = 0; h < HALVES; h++) {
@@ -186,29 +191,10 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, const int toke
                     total[t][h] = FMA(scale, ADD(sum[t][h][0], sum[t][h][1]), total[t][h]);
             }
         }
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
-        UNROLL for (int t = 0; t < tokens; t++) put(j->y + t * f->rows + block * BLOCK, total[t], count);
+        UNROLL for (int t = 0; t < tokens; t++) put_block(f, j->y, token + t, block, total[t]);
     }
 }
 #endif
-
-static void blocks_of(const Job *j, int64_t first, int64_t last) {
-#if TILES
-    if (j->tokens >= LEAST_TILE_TOKENS) { tile_blocks(j, first, last); return; }
-#endif
-    Job part = *j;
-    for (int64_t t = 0; t < j->tokens; t += part.tokens) {
-        int64_t left = j->tokens - t;
-        part.tokens = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        part.x = (const float *)j->x + t * j->stride;
-        part.sums = j->sums + t * j->form->groups;
-        part.biased = j->biased + t * j->form->groups;
-        part.y = j->y + t * j->form->rows;
-        if (part.tokens == 4) row_blocks(&part, first, last, 4);
-        else if (part.tokens == 2) row_blocks(&part, first, last, 2);
-        else row_blocks(&part, first, last, 1);
-    }
-}
 
 /* Lay x as the engines want it: groups padded with zeros, in float32 unless tiles take it, and summed by group. 1 without memory. */
 #if TILES
@@ -306,25 +292,7 @@ static void dense_tiles(const Form *f, const uint8_t *data, int64_t block, int64
 #include "tiles.h"
 #endif
 
-/* y = x Wᵀ. x: tokens × columns, y: tokens × rows, both without gaps. Returns 1 where no memory is left. */
-int run(const uint8_t *data, const X *x, X *y, int64_t tokens, int threads) {
-    const Form *f = (const Form *)data;
-    Job j = {.form = f, .codes = data + sizeof(Form), .zeros = data + f->second, .scales = (const uint16_t *)(data + f->first)};
-    int64_t blocks = (f->rows + BLOCK - 1) / BLOCK;
-    if (threads > blocks) threads = (int)blocks;
-#if TILES
-    if (tokens > 2 * MOST) return run_many(data, x, y, tokens, threads);
-#endif
-    for (int64_t t = 0; t < tokens; t += MOST) {
-        j.tokens = tokens - t < MOST ? tokens - t : MOST;
-        j.y = y + t * f->rows;
-        if (prepare(&j, x + t * f->columns)) return 1;
-        if (threads == 1) { blocks_of(&j, 0, blocks); continue; }
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int i = 0; i < threads; i++) blocks_of(&j, blocks * i / threads, blocks * (i + 1) / threads);
-    }
-    return 0;
-}
+#include "run.h"
 
 /* The dense weight of row blocks first .. last, row by row: y[(r - 16 first) * columns + c]. */
 void unpack(const uint8_t *data, X *y, int64_t first, int64_t last, int threads) {
@@ -334,7 +302,7 @@ void unpack(const uint8_t *data, X *y, int64_t first, int64_t last, int threads)
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t block = first; block < last; block++) {
         const uint8_t *p = data + sizeof(Form) + block * (f->groups * f->padded * (BLOCK * BITS / 8));
-        int count = (int)(f->rows - block * BLOCK < BLOCK ? f->rows - block * BLOCK : BLOCK);
+        int count = rows_of(f, block);
         X *rows = y + (block - first) * BLOCK * f->columns;
         for (int64_t q = 0; q < f->groups; q++) {
             int64_t at = (block * f->groups + q) * BLOCK;

@@ -22,9 +22,9 @@ from evopress_native.native import NativeKernel
 class NativeIntKernel(NativeKernel):
     """x Wᵀ for asymmetric groups of any size.
 
-    With bfloat16 dot products or AMX, codes are multiplied as exact bfloat16 values 2^b + code, and zeros and scales applied to sums in
-    float32; elsewhere, and for float32, (code - zero) is multiplied in float32. The one rounding is that of the result; where the weight is
-    unpacked for many tokens, it is rounded to the type of x as well.
+    For bfloat16, codes are multiplied with an exact bias, 2^b + code in AMX tiles and up to 2^(b + 8) + code in float32, and bias, zeros
+    and scales applied to the sums in float32; for float32, (code - zero) is multiplied. The one rounding is that of the result; where the
+    weight is unpacked for many tokens, it is rounded to the type of x as well.
     """
 
     name: ClassVar[str] = "native-int"

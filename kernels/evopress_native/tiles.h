@@ -58,9 +58,8 @@ static void panel(const Many *m, uint16_t *dense, int64_t block, int width, int6
         if (to < m->steps) continue;
         for (int64_t row = 0; row < 32 && t * 16 + row < m->tokens; row++)
             for (int i = 0; i < width; i++) {
-                int64_t r = (block + i) * BLOCK, left = m->f->rows - r;
                 VF value = LOADF((row < 16 ? sum : below) + i * 256 + row % 16 * 16);
-                put(m->y + (t * 16 + row) * m->f->rows + r, &value, (int)(left < BLOCK ? left : BLOCK));
+                put_block(m->f, m->y, t * 16 + row, block + i, &value);
             }
     }
 }

@@ -16,7 +16,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from evopress.api import MissingDependency
+from evopress.api import MissingDependency, StorageError
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-Wall")
@@ -45,7 +45,7 @@ def library(source: str, flags: tuple[str, ...], folder: Path | None = None) -> 
     """The library of this source, compiled now if it never was. Safe for several processes at once: the file appears whole.
 
     Kept by the contents of source, flags and compiler, in `folder` or the user's cache. Raises MissingDependency without a compiler, or
-    with one that refuses the source (its first line says why).
+    with one that refuses the source (its first error says why); StorageError where nothing can be kept.
     """
     path = compiler()
     if path is None:
@@ -60,10 +60,9 @@ def library(source: str, flags: tuple[str, ...], folder: Path | None = None) -> 
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: `kernels` under EVOPRESS_HOME, else under the user's cache."""
-    import platformdirs
-
     home = os.environ.get("EVOPRESS_HOME")
-    return (Path(home).expanduser() if home else platformdirs.user_cache_path("evopress")) / "kernels"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress"
+    return (Path(home) if home else user).expanduser() / "kernels"
 
 
 @cache
@@ -74,8 +73,7 @@ def version(path: str) -> str:
 
 
 def _compile(path: str, source: str, flags: tuple[str, ...], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+    with _room(file.parent) as folder:
         text, made = Path(folder) / "kernel.c", Path(folder) / "kernel.so"
         text.write_text(source)
         done = subprocess.run([path, *FLAGS, *flags, "-o", str(made), str(text)], capture_output=True, text=True, check=False)
@@ -85,3 +83,14 @@ def _compile(path: str, source: str, flags: tuple[str, ...], file: Path) -> None
                 f"{path} does not compile the native kernels: {first.strip()}", "Set CC to gcc 11 or clang 15, or later."
             )
         made.replace(file)
+
+
+def _room(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to compile in, on the same disk, so that a library can be moved into place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=folder)
+    except OSError as error:
+        raise StorageError(
+            f"Kernels cannot be kept in {folder}: {error.strerror}.", "Set EVOPRESS_HOME to a folder you may write to."
+        ) from error

@@ -11,6 +11,7 @@ wasted bit.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from functools import cache
 from itertools import combinations
 from typing import NamedTuple
@@ -92,8 +93,9 @@ class Straight(NamedTuple):
 def straights(bits: int) -> tuple[Straight, ...]:
     """Where every column of a unit stands as float32, with few shifts: a code is masked into the mantissa wherever it lies.
 
-    A code whose lowest bit is bit l of a float32 with exponent 23 - l is worth 2^(23 - l) + code. So most codes need no shift, only one
-    AND-OR. The bias may be 2^(bits + 8) at most: subtracted again after the sum of a group, it leaves an error of some 1e-5 of the weights.
+    A code whose lowest bit is bit l of a float32 with exponent 23 - l is worth 2^(23 - l) + code. So most codes need no shift of their own,
+    only one AND-OR. The bias may be 2^(bits + 8) at most: subtracted again after the sum of a group, it leaves an error of some 1e-5 of the
+    weights.
     Words beyond those of the unit are the codes made of left-over bits, both parities at the top of a bfloat16 mantissa.
     """
     lowest, highest = 15 - bits, SINGLE - bits
@@ -125,14 +127,14 @@ def _moves(lows: tuple[int, ...], lowest: int, highest: int) -> tuple[int, ...]:
                 # The places that most bits can take, one after the other.
                 places: list[int] = []
                 while open_ways := [way for way in ways if not set(way) & set(places)]:
-                    places.append(max(range(lowest, highest + 1), key=lambda place: sum(place in way for way in open_ways)))  # noqa: B023
+                    places.append(Counter(place for way in open_ways for place in way).most_common(1)[0][0])
                 moved = tuple(next(place for place in places if place in way) for way in ways)
                 best = min(best, (count + CONSTANT * len(set(moved)), moved))
     return best[1]
 
 
 def straight_source(bits: int) -> str:
-    """C macro `STRAIGHTEN(p, USE)`: USE(turn, column, value) for every column of the unit at p, float32 values bias + code; array `bias_of`.
+    """C macro `STRAIGHTEN(p, USE)`: USE(turn, column, value) for every column of the unit at p, bias + code in float32; and `bias_of`.
 
     Word by word and shift by shift, so that few registers are in use at a time.
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from evopress.api import Budget, Cost, InfeasibleBudget, Level, UsageError, check_feasible, uniform_cost
-from evopress.api.budget import interval, parse_bytes
+from evopress.api.budget import interval, parse_bytes, workload_of
+from evopress.api.workload import Workload
 from evopress.testing.searchers import planted_space
 
 SPACE = planted_space(2, ("gptq", "drop"))
@@ -125,3 +127,79 @@ def test_allows_is_up_to_and_with_the_limit() -> None:
     budget = Budget("size=10b", "bytes", 10)
     assert budget.allows(Cost(10, 99))
     assert not budget.allows(Cost(11, 0))
+
+
+# Latency --------------------------------------------------------------------------------------------------------------------------------
+
+TIMED = replace(
+    SPACE,
+    costs=tuple(tuple(replace(cost, nanoseconds=10 * cost.bytes + 7) for cost in costs) for costs in SPACE.costs),
+    fixed=replace(SPACE.fixed, nanoseconds=1001),
+)
+"""Every level takes time, a dropped sublayer 7 ns."""
+
+
+def test_the_dense_model_takes_the_time_of_all_its_dense_levels() -> None:
+    assert TIMED.dense.nanoseconds == 1001 + sum(10 * costs[-1].bytes + 7 for costs in TIMED.costs)
+    assert replace(TIMED.dense, nanoseconds=0) == SPACE.dense
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("latency=0.8x", 4 * TIMED.dense.nanoseconds // 5),
+        ("Latency = 0.5X", TIMED.dense.nanoseconds // 2),
+        ("latency=20ms", 20_000_000),
+        ("latency=500us", 500_000),
+        ("latency=500µs", 500_000),
+        ("latency=1.5s", 1_500_000_000),
+        ("latency=1234ns", 1234),
+        ("latency=0.8x,prefill,batch=4", 4 * TIMED.dense.nanoseconds // 5),
+        ("latency=20ms, decode", 20_000_000),
+    ],
+)
+def test_limits_of_latency_are_exact_nanoseconds(text: str, limit: int) -> None:
+    budget = Budget.parse(text, TIMED)
+    assert (budget.text, budget.field, budget.limit) == (text, "nanoseconds", limit)
+    assert budget.allows(Cost(nanoseconds=limit, bytes=10**12))
+    assert not budget.allows(Cost(nanoseconds=limit + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("latency=20", "Unknown unit '' in 'latency=20'. Known: ms, ns, s, us, x, µs."),
+        ("latency=20min", "Unknown unit 'min'"),
+        ("latency=prefill", "Cannot read the number 'prefill'"),
+        ("latency=,prefill", "Cannot read the number ''"),
+        ("latency=0x", "not a positive share of the dense model. Write e.g. latency=0.8x."),
+        ("latency=-1ms", "Budget 'latency=-1ms' is not a positive number. Write e.g. latency=20ms or latency=0.8x."),
+        ("size=0.8x,prefill", "Cannot read the number '0.8x,prefill'"),
+    ],
+)
+def test_bad_latency_budgets_are_usage_errors(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Budget.parse(text, TIMED)
+
+
+def test_the_workload_of_latency_budgets_is_one() -> None:
+    assert workload_of(["bits=3", "size=0.5x"]) is None
+    assert workload_of(["latency=0.8x"]) == Workload("decode", 1, 512)
+    assert workload_of(["bits=3", " Latency =20ms,prefill,batch=4", "latency=0.8x,batch=4,prefill"]) == Workload("prefill", 4, 512)
+    with pytest.raises(UsageError) as caught:
+        workload_of(["latency=0.8x", "bits=3", "latency=0.5x,prefill"])
+    assert str(caught.value) == ("Budgets 'latency=0.8x', 'latency=0.5x,prefill' limit different workloads. Limit one workload a study.")
+    with pytest.raises(UsageError, match=re.escape("Unknown workload 'batch4' in budget 'latency=0.8x,batch4'. Did you mean 'batch=N'?")):
+        workload_of(["latency=0.8x,batch4"])
+
+
+def test_the_interval_of_a_latency_budget_is_shares_of_the_dense_model() -> None:
+    low, high = TIMED.cheapest.nanoseconds, TIMED.dense.nanoseconds
+    shown = interval(TIMED, Budget.parse("latency=20ms,prefill", TIMED))
+    assert shown == f"latency={-(-1000 * low // high) / 1000:.3f}x to 1.000x ({low:,} to {high:,} nanoseconds)"
+    for end in re.findall(r"\d+\.\d+x", shown):
+        check_feasible(TIMED, [Budget.parse(f"latency={end}", TIMED)])
+    with pytest.raises(
+        InfeasibleBudget, match=re.escape(f"allows 1 nanoseconds, less than the cheapest profile ({low:,}). Feasible: {shown}")
+    ):
+        check_feasible(TIMED, [Budget.parse("latency=1ns", TIMED)])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_study
+import torch
+from evopress_native.toolchain import compiler
 from planted_store import invoke
 
-from evopress.api import UsageError
+from evopress.api import NotFound, NumericalError, UsageError
 from evopress.cli.kernels import app, read_shape
+from evopress.hooks.registry import Registry
 from evopress.latency import bench as engine
+from evopress.latency.runtime import choose, label
 from evopress.store import Store
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -26,6 +32,15 @@ def test_list_tells_packed_from_stand_in() -> None:
     entries = {entry["name"]: entry for entry in json.loads(invoke(app, "list", "--json").stdout)}
     assert entries["dequantised"]["packed"] is False
     assert "cpu" in entries["dense"]["devices"]
+
+
+def test_list_says_what_our_own_kernels_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evopress_native.native.compiler", lambda: None)
+    by_name = {line.split()[0]: line for line in invoke(app, "list").stdout.splitlines() if line}
+    for name in ("native-int", "native-bitmask"):
+        assert "none; install a C compiler (apt install gcc) or set CC; only for x86-64 with AVX2 under Linux" in by_name[name]
+    entries = {entry["name"]: entry for entry in json.loads(invoke(app, "list", "--json").stdout)}
+    assert entries["native-int"]["devices"] == []
 
 
 @pytest.mark.parametrize(("text", "shape"), [("16x64", (16, 64)), (" 1536X576 ", (1536, 576)), ("8×9", (8, 9))])
@@ -43,8 +58,13 @@ def test_bad_shapes(text: str) -> None:
 def quick_floor(monkeypatch: pytest.MonkeyPatch) -> engine.Floor:
     """The floor takes seconds to measure; here it is 10 GB/s and 100 GFLOP/s."""
     floor = engine.Floor(1e10, {"float32": 1e11, "bfloat16": 1e11})
-    monkeypatch.setattr(engine, "measure_floor", lambda *_, **__: floor)
+    monkeypatch.setattr("evopress.timing.measure_floor", lambda *_, **__: floor)
     return floor
+
+
+def chosen(format: str) -> str:
+    """The kernel that is timed here: our own where there is a C compiler."""
+    return label(choose(format, (32, 64), "cpu", torch.float32, Registry.load().kernels()))
 
 
 def run_bench(url: str, *more: str) -> Any:
@@ -65,6 +85,8 @@ def run_bench(url: str, *more: str) -> Any:
         "float32",
         "--rounds",
         "7",
+        "--most-seconds",
+        "0",
         "--storage",
         url,
         *more,
@@ -77,7 +99,7 @@ def test_bench_prints_and_stores(tmp_path: Path, quick_floor: engine.Floor) -> N
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert [(row["format"], row["tokens"]) for row in document["rows"]] == [
-        (format, tokens) for tokens in (1, 4) for format in ("dense", "int4-g64", "bitmask")
+        (format, tokens) for tokens in (1, 4) for format in ("dense", "int4-g64", "bitmask@0.5")
     ]
     for row in document["rows"]:
         assert row["low_seconds"] <= row["median_seconds"] <= row["high_seconds"]
@@ -86,7 +108,8 @@ def test_bench_prints_and_stores(tmp_path: Path, quick_floor: engine.Floor) -> N
         assert row["gigabytes_per_second"] == pytest.approx(moved / row["median_seconds"] / 1e9)
         assert row["floor_share"] == pytest.approx(row["floor_seconds"] / row["median_seconds"])
     assert document["rows"][0]["ratio_to_dense"]["median"] == 1
-    assert document["rows"][2]["kernel"] == "no packed kernel: dequantised"
+    assert [row["kernel"] for row in document["rows"]] == 2 * ["dense", chosen("int4-g64"), chosen("bitmask")]
+    assert document["against_peers"] == []
     with Store.open(url, create=False) as store:
         stored = store.latencies(phase="kernel")
     assert [(row.kernel, row.format, row.shape, row.tokens, row.median_seconds) for row in stored] == [
@@ -103,7 +126,8 @@ def test_bench_table(tmp_path: Path, quick_floor: engine.Floor) -> None:
     assert lines[1] == "floor: 10.0 GB/s read, 100 GFLOP/s in float32, 100 GFLOP/s in bfloat16"
     assert "x dense" in lines[3]
     assert lines[5].split()[:5] == ["32x64", "float32", "1", "dense", "dense"]
-    assert "bitmask   no packed kernel: dequantised" in lines[7]
+    assert re.search(rf" bitmask@0.5 +{chosen('bitmask')} ", lines[7])
+    assert not any("fastest other" in line for line in lines)
 
 
 def test_seconds_stop_before_the_next_shape(tmp_path: Path, quick_floor: engine.Floor) -> None:
@@ -123,3 +147,118 @@ def test_unknown_type_and_format(tmp_path: Path, quick_floor: engine.Floor) -> N
     result = invoke(app, "bench", "--shape", "99999x999999")
     assert "Shape 99999x999999 has 99,998,900,001 weights. At most 1,073,741,824 are timed." in str(result.exception)
     assert not (tmp_path / "k.db").exists(), "something was measured first"
+
+
+# Peers ----------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler: none of ours runs")
+def test_peers_are_timed_beside_ours_and_a_duel_is_printed(tmp_path: Path, quick_floor: engine.Floor) -> None:
+    lines = run_bench(f"sqlite:///{tmp_path / 'k.db'}", "--peers", "--result", str(tmp_path / "rows.json")).stdout.splitlines()
+    document = json.loads((tmp_path / "rows.json").read_text())
+    kernels = [row["kernel"] for row in document["rows"] if (row["format"], row["tokens"]) == ("int4-g64", 1)]
+    assert kernels[:2] == ["native-int", "torch-int4"]
+    assert [(duel["format"], duel["tokens"], duel["kernel"]) for duel in document["against_peers"] if duel["format"] == "int4-g64"] == [
+        ("int4-g64", tokens, "native-int") for tokens in (1, 4)
+    ]
+    for duel in document["against_peers"]:
+        here = [row for row in document["rows"] if (row["format"], row["tokens"]) == (duel["format"], duel["tokens"])]
+        others = [row for row in here if not row["kernel"].startswith("native-")]
+        assert duel["peer"] == min(others, key=lambda row: row["median_seconds"])["kernel"]
+        assert duel["times_as_fast"]["low"] <= duel["times_as_fast"]["median"] <= duel["times_as_fast"]["high"]
+        assert duel["samples"] == 7
+    header = next(number for number, line in enumerate(lines) if "times as fast" in line)
+    assert lines[header - 2].startswith("ours against the fastest other kernel of the same bits")
+    assert lines[header + 2].split()[:5] == ["32x64", "float32", "1", "int4-g64", "native-int"]
+
+
+# A model's table ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four blocks of width 64 and 96."""
+    return tiny_study.make(tmp_path_factory.mktemp("tiny")).model
+
+
+def fill(model: Path, url: str, *more: str) -> Any:
+    """Its table for decoding, with a format that fits one of its four shapes only, and a bitmask without its share."""
+    formats = ("--format", "int4-g96", "--format", "bitmask")
+    quick = ("--dtype", "float32", "--rounds", "2", "--most-seconds", "0")
+    return invoke(app, "bench", "--workload", "batch=2,context=16", "-m", str(model), *formats, *quick, "--storage", url, *more)
+
+
+def test_a_models_table_is_filled_checked_and_carried_to_another_store(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
+    from evopress.pricing import read_table
+
+    url, other, file = f"sqlite:///{tmp_path / 'k.db'}", f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "table.json"
+    result = fill(model, url, "--check", "2", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["workload"] == "decode,batch=2,context=16"
+    timed = {(row["format"], *row["shape"]) for row in document["rows"]}
+    shapes = {(32, 64), (64, 64), (96, 64), (64, 96)}
+    assert timed == {(format, *shape) for format in ("dense", "bitmask@0.5") for shape in shapes} | {("int4-g96", 64, 96)}
+    assert {row["tokens"] for row in document["rows"]} == {2}
+    assert list(document["parts"]) == ["attention", "mlp", "block", "model"]
+    assert all(part["samples"] == 15 for part in document["parts"].values())
+    errors = [one["estimated_seconds"] / one["median_seconds"] - 1 for one in document["check"]]
+    assert [one["error"] for one in document["check"]] == pytest.approx(errors)
+    assert document["check_median_error"] == pytest.approx(sum(map(abs, errors)) / 2)
+
+    assert invoke(app, "export", str(file), "--storage", url).stdout == f"13 timings written to {file}\n"
+    assert invoke(app, "import", str(file), "--storage", other).stdout == "13 timings added, 0 known already\n"
+    assert invoke(app, "import", str(file), "--storage", other).stdout == "0 timings added, 13 known already\n"
+    with Store.open(url) as store, Store.open(other) as copy:
+        assert read_table(copy, "cpu", "float32") == read_table(store, "cpu", "float32")
+        assert len(read_table(copy, "cpu", "float32").cells) == 9
+
+
+def test_parts_and_check_are_printed(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
+    printed = fill(model, f"sqlite:///{tmp_path / 'k.db'}", "--check", "1", "--format", "bitmask@0.5").stdout
+    assert re.search(r"^model: [\d.]+ µs \([\d.]+-[\d.]+, n 15\)$", printed, re.MULTILINE)
+    assert re.search(r"^a random profile: [\d.]+ ms by the table, [\d.]+ ms run \([+-][\d.]+%\)$", printed, re.MULTILINE)
+    assert re.search(r"^median error of the table's sum over 1 profiles: [\d.]+%$", printed, re.MULTILINE)
+
+
+ROW = {"kernel": "k", "device": "cpu", "phase": "kernel", "batch": 1, "tokens": 1, "threads": 1, "samples": 3, "median_seconds": 2.0,
+       "low_seconds": 1.0, "high_seconds": 3.0, "tokens_per_second": 0.5, "format": "dense", "shape": [2, 3]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "holds no timings: Expecting property name"),
+        ("[]", "holds no timings"),
+        ("{}", "holds no timings: 'latencies'"),
+        (json.dumps({"latencies": [{}]}), "holds no timings: 'shape'"),
+        (json.dumps({"latencies": [{"shape": [1, 1]}]}), "missing 11 required positional arguments"),
+        (json.dumps({"latencies": [{**ROW, "speed": 3}]}), "unexpected keyword argument 'speed'"),
+        (json.dumps({"latencies": [{**ROW, "shape": [2]}]}), "a shape is two numbers, not [2]"),
+        (json.dumps({"latencies": [ROW, {**ROW, "median_seconds": "fast"}]}), "median_seconds is 'fast', no number"),
+        (json.dumps({"latencies": [{**ROW, "tokens": None}]}), "tokens is None, no number"),
+        ("\xff\xfe", "holds no timings"),
+    ],
+)
+def test_a_broken_file_is_named_and_adds_nothing(tmp_path: Path, text: str, reason: str) -> None:
+    file, url = tmp_path / "table.json", f"sqlite:///{tmp_path / 'k.db'}"
+    file.write_bytes(text.encode("latin-1"))
+    result = invoke(app, "import", str(file), "--storage", url)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert str(result.exception).startswith(f"{file} ")
+    assert reason in str(result.exception)
+    assert str(result.exception).endswith("Write one with: evopress kernels export FILE.")
+    assert not (tmp_path / "k.db").exists()
+
+
+def test_a_file_that_is_not_there_or_not_possible(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'k.db'}"
+    gone = invoke(app, "import", str(tmp_path / "gone.json"), "--storage", url)
+    assert isinstance(gone.exception, NotFound)
+    assert str(gone.exception) == f"File {tmp_path / 'gone.json'} does not exist. Write one with: evopress kernels export FILE."
+    folder = invoke(app, "import", str(tmp_path), "--storage", url)
+    assert isinstance(folder.exception, UsageError)
+    assert "Is a directory" in str(folder.exception)
+    (tmp_path / "table.json").write_text(json.dumps({"latencies": [{**ROW, "low_seconds": 2.5}]}))
+    spread = invoke(app, "import", str(tmp_path / "table.json"), "--storage", url)
+    assert isinstance(spread.exception, NumericalError)

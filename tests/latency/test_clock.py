@@ -42,6 +42,14 @@ def test_interval_is_the_narrowest_with_95_percent(n):
         assert 1 - 2 * binom.cdf(low + 1, n, 0.5) < 0.95
 
 
+def test_many_samples_underflow_nothing():
+    """Half to the power 2,000 is no float; a fast kernel is timed as often."""
+    timing = Timing.of([float(i) for i in range(2000)])
+    assert (timing.low, timing.high) == (binom.ppf(0.025, 2000, 0.5) - 1, 2000 - binom.ppf(0.025, 2000, 0.5))
+    assert timing.coverage == pytest.approx(1 - 2 * binom.cdf(timing.low, 2000, 0.5), abs=1e-9)
+    assert 0.95 <= timing.coverage < 0.955
+
+
 def test_interval_covers_the_median_of_a_skewed_distribution():
     rng = random.Random(1)
     true = math.log(2)

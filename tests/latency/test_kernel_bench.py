@@ -23,7 +23,7 @@ def rows(**options):
 def test_every_format_gets_a_row_and_dense_comes_first():
     found = rows(dtypes=(torch.bfloat16,))
     assert [(row.format, row.label) for row in found[:5]] == [
-        ("dense", "dense"), ("absent", "absent"), ("int3-g32", "torch-int4"), ("int8-g16", NO_KERNEL), ("bitmask", NO_KERNEL),
+        ("dense", "dense"), ("absent", "absent"), ("int3-g32", "torch-int4"), ("int8-g16", NO_KERNEL), ("bitmask@0.5", NO_KERNEL),
     ]  # fmt: skip
     assert len(found) == 2 * 5 + 2 * 4  # 48 columns have no groups of 32
     for row in found:

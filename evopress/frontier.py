@@ -1,0 +1,123 @@
+"""Runs a frontier: one search a budget on one bank, every uniform choice beside them, and all of them timed in turns as whole models.
+
+Finds nothing itself: the searches are ordinary ones, kept in the store under names of their own, so the same command again goes on. Called
+by `evopress study run`; what is claimed of the document is judged by `evopress.report.speed_claims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evopress.api import ABSENT, DENSE, DROP, Level, Profile, Space, UsageError
+from evopress.api.budget import workload_of
+from evopress.api.speed_study import FrontierStudy
+from evopress.events import Listener, Progress
+from evopress.hooks.registry import Registry
+from evopress.plan import Plan, make_plan, with_weights
+from evopress.pricing import environment, priced, tables
+from evopress.provenance import commit
+from evopress.run import execute
+from evopress.store import Store
+from evopress.texts import Texts
+from evopress.workbench import Workbench
+
+REPEATS = 21
+"""Whole passes of every profile, in turns."""
+
+
+def run_frontier(
+    frontier: FrontierStudy, storage: str, home: Path, listen: Listener, device: str, dtype: str, quota: int | None, command: str
+) -> dict[str, Any]:
+    """Search, measure on held-out documents, time, and return the document. Raises as `execute` does, and UsageError without workload."""
+    registry = Registry.load()
+    plan = whole_plan(frontier, registry, storage, home, device, dtype)
+    found: dict[str, tuple[str, Profile]] = {"dense": ("dense", uniform(plan.space, DENSE))}
+    for label, budgets in frontier.winners.items():
+        study = frontier.study.model_copy(update={"name": f"{frontier.name}-{label}", "budgets": budgets, "baselines": ()})
+        run = execute(study, storage, home, registry, listen, device, dtype, quota, speed=False, command=command)
+        found[label] = ("latency" if workload_of(budgets) else "size", run.best.profile)
+    for level in shared_levels(plan.space):
+        found[f"uniform {level}"] = ("uniform", uniform(plan.space, level))
+    with Store.open(storage) as store:
+        bench = Workbench(with_weights(plan, home), Texts(plan, listen), registry, store, home, listen, device, dtype, quota)
+        bench.complete_bank()
+        return _document(frontier, bench, found)
+
+
+def whole_plan(frontier: FrontierStudy, registry: Registry, storage: str, home: Path, device: str, dtype: str) -> Plan:
+    """The plan of all levels, none left out for being slow, with the times of the frontier's workload."""
+    workload = next(filter(None, (workload_of(budgets) for budgets in frontier.winners.values())), None)
+    if workload is None:
+        raise UsageError(f"No winner of {frontier.name} has a latency budget.", 'Give one, e.g. fast = "latency=0.8x".')
+    plan = make_plan(frontier.study.model_copy(update={"budgets": ("size=1x",), "baselines": ()}), registry, home)
+    table = tables(storage, home, device, dtype)()
+    space = priced(plan.space, plan.methods, table, workload, plan.ref.config_digest, frontier.study.model)
+    return replace(plan, space=space, workload=workload, table=table)
+
+
+def shared_levels(space: Space) -> list[Level]:
+    """Levels that every linear site may take."""
+    own = [set(levels) for site, levels in zip(space.sites, space.levels, strict=True) if site.kind == "linear"]
+    return sorted(set.intersection(*own) - {DENSE, DROP}, key=str)
+
+
+def uniform(space: Space, level: Level) -> Profile:
+    """One level at every linear site, nothing dropped."""
+    return Profile.of({site.name: level if site.kind == "linear" else DENSE for site in space.sites})
+
+
+def _document(frontier: FrontierStudy, bench: Workbench, found: Mapping[str, tuple[str, Profile]]) -> dict[str, Any]:
+    from evopress.latency.runtime import build, fastest, workload_seconds
+
+    plan, workload = bench.plan, bench.plan.workload
+    assert plan.table is not None
+    assert workload is not None
+    slice_ = bench.texts.whole("heldout")
+    trials = {}
+    for number, (label, (_, profile)) in enumerate(found.items()):
+        bench.listen(Progress("heldout", label, number, len(found)))
+        trials[label] = bench.measure([profile], slice_, "kl", "heldout")[0]
+    bench.listen(Progress("speed", f"timing {len(found)} profiles as whole models: {workload}", 0, len(found)))
+    bench.stitcher.restore()
+    pick = fastest(bench.registry.kernels(), plan.table, workload.tokens)
+    packed = {label: build(bench.model, plan.sitemap.sites, profile, bench.variant, pick) for label, (_, profile) in found.items()}
+    with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
+        seconds = workload_seconds(packed, workload, REPEATS)
+    here = environment(bench.device, str(bench.dtype).removeprefix("torch."))
+    rows = [
+        _row(plan, label, kind, profile, trials[label].values, trials[label].weights, seconds[label])
+        | {"kernels": packed[label].kernels, "weight_bytes": packed[label].weight_bytes}
+        for label, (kind, profile) in found.items()
+    ]
+    return {
+        "frontier": {"name": frontier.name, "winners": {label: list(texts) for label, texts in frontier.winners.items()},
+                     "study": frontier.study.identity},
+        "digest": frontier.digest, "model": plan.ref.name, "commit": commit(), "workload": str(workload),
+        "environment": {**here, "arithmetic": bench.arithmetic},
+        "heldout": {"slice": slice_.digest, "weights": list(trials["dense"].weights), "origins": list(bench.tokens("heldout").origins)},
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _row(
+    plan: Plan, label: str, kind: str, profile: Profile, values: Sequence[float], weights: Sequence[int], seconds: Sequence[float]
+) -> dict[str, Any]:
+    from evopress.latency.clock import Timing
+
+    timing, cost = Timing.of(seconds), plan.space.cost(profile)
+    estimated = cost.nanoseconds / 1e9
+    mean = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+    levels: dict[str, int] = {}
+    for name, level in profile:
+        if level != ABSENT and (level == DROP or plan.space.sites[plan.space.index[name]].kind == "linear"):
+            levels[str(level)] = levels.get(str(level), 0) + 1
+    assert plan.workload is not None
+    return {
+        "label": label, "kind": kind, "profile": profile.digest, "levels": dict(sorted(levels.items())), "bytes": cost.bytes,
+        "bits": plan.space.bits(cost), "kl": {"mean": mean, "values": list(values)}, "estimated_seconds": estimated,
+        "error": estimated / timing.median - 1, "seconds": list(seconds), "median_seconds": timing.median, "low_seconds": timing.low,
+        "high_seconds": timing.high, "samples": timing.n, "tokens_per_second": plan.workload.tokens / timing.median,
+    }  # fmt: skip

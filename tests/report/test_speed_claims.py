@@ -1,0 +1,103 @@
+"""Verdicts on speed studies, against planted documents whose answers are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evopress.api.speed_study import SpeedClaim
+from evopress.report.frontier_png import front
+from evopress.report.speed_claims import judge_speed, speed_cells
+
+
+def row(
+    format: str, seconds: list[float], shape: tuple[int, int] = (4, 8), kernel: str = "native-int", floor: float = 1.0
+) -> dict[str, Any]:
+    middle = sorted(seconds)[len(seconds) // 2]
+    return {
+        "format": format, "shape": list(shape), "tokens": 1, "dtype": "bfloat16", "kernel": kernel, "seconds": seconds,
+        "samples": len(seconds),
+        "median_seconds": middle, "low_seconds": min(seconds), "high_seconds": max(seconds), "floor_seconds": floor,
+    }  # fmt: skip
+
+
+KERNELS = {
+    "rows": [
+        row("dense", [6.0] * 7, kernel="dense"), row("int2-g64", [2.0] * 7), row("int4-g64", [3.0, 4.0] * 3 + [4.0]),
+        row("dense", [6.0] * 7, (8, 8), "dense"), row("int2-g64", [1.0] * 7, (8, 8)), row("int4-g64", [4.0] * 7, (8, 8)),
+    ],
+    "against_peers": [
+        {"format": "int4-g64", "shape": [4, 8], "peer": "them", "samples": 9, "times_as_fast": {"median": 1.2, "low": 0.9, "high": 1.4}},
+        {"format": "int4-g64", "shape": [8, 8], "peer": "them", "samples": 9, "times_as_fast": {"median": 1.1, "low": 1.0, "high": 1.4}},
+    ],
+    "check": [{"error": -0.2}, {"error": 0.05}, {"error": 0.01}],
+}  # fmt: skip
+
+
+def whole(label: str, kind: str, seconds: float, *values: float) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    return {"label": label, "kind": kind, "seconds": [seconds] * 7, "median_seconds": seconds, "kl": {"mean": mean, "values": list(values)}}
+
+
+FRONTIER = {
+    "heldout": {"weights": [1] * 8, "origins": list(range(8))},
+    "rows": [
+        whole("dense", "dense", 10.0, *[0.0] * 8), whole("fast", "latency", 7.0, *[0.10, 0.11] * 4),
+        whole("uniform a", "uniform", 9.0, *[0.01] * 8), whole("uniform b", "uniform", 8.0, *[0.20, 0.22] * 4),
+        whole("uniform c", "uniform", 5.0, *[0.90] * 8), whole("small", "size", 8.0, *[0.10, 0.12] * 4),
+    ],
+}  # fmt: skip
+
+
+def judge(
+    document: dict[str, Any], metric: str, comparator: str, goal: float, of: str = "", than: str = "", within: float | None = None
+) -> Any:
+    claim = SpeedClaim.model_validate({
+        "says": "x", "metric": metric, "of": of, "than": than, "comparator": comparator, "goal": goal, "within": within
+    })  # fmt: skip
+    return judge_speed(document, [claim])[0]
+
+
+def test_the_worst_shape_and_the_near_end_of_its_interval_decide() -> None:
+    found = judge(KERNELS, "peers", ">=", 0.95, "int4-g64")
+    assert (found.state, found.value, found.low, found.n) == ("fails", 1.2, 0.9, 9)
+    assert "4x8 against them" in speed_cells(found)[-1]
+    assert judge(KERNELS, "peers", ">=", 0.9, "int4-g64").state == "holds"
+
+
+def test_shares_of_the_floor_and_ratios_of_formats() -> None:
+    assert judge(KERNELS, "floor", ">=", 0.25, "int4-g64").state == "holds"
+    assert judge(KERNELS, "floor", ">=", 0.26, "int4-g64").state == "fails"
+    faster = judge(KERNELS, "times", ">", 1.4, "int2-g64", "int4-g64")
+    assert (faster.state, faster.value, faster.low) == ("holds", 2.0, 1.5)
+    assert judge(KERNELS, "times", ">=", 3.0, "int2-g64", "dense").state == "holds"
+    assert judge(KERNELS, "times", ">=", 3.1, "int2-g64", "dense").state == "fails"
+
+
+def test_the_table_is_judged_by_the_median_of_its_errors() -> None:
+    found = judge(KERNELS, "table", "<=", 0.05)
+    assert (found.state, found.value, found.n) == ("holds", 0.05, 3)
+    assert judge(KERNELS, "table", "<=", 0.04).state == "fails"
+
+
+def test_a_winner_is_compared_with_the_best_that_keeps_the_same_time() -> None:
+    assert judge(FRONTIER, "time", "<=", 0.7, "fast").state == "holds"
+    assert judge(FRONTIER, "time", "<=", 0.69, "fast").state == "fails"
+    found = judge(FRONTIER, "kl", "<", 0, "fast", "uniform", 0.8)
+    assert (found.state, found.value) == ("holds", pytest.approx(-0.105))
+    assert "uniform b" in found.note
+    assert judge(FRONTIER, "kl", "<", 0, "fast", "uniform", 0.9).state == "fails"  # uniform a is as fast as that, and better
+    assert judge(FRONTIER, "kl", "<", 0, "fast", "size", 0.8).n == 8
+
+
+@pytest.mark.parametrize("metric", ["peers", "floor", "times", "table", "time", "kl"])
+def test_what_was_not_measured_is_no_success(metric: str) -> None:
+    found = judge({}, metric, "<=", 1e9, "int3-g64", "dense", 0.5)
+    assert found.state == "not measured yet"
+    assert speed_cells(found)[1] == "-"
+
+
+def test_the_front_holds_what_nobody_beats_in_both() -> None:
+    labels = [found["label"] for found in front(FRONTIER["rows"][1:])]
+    assert labels == ["uniform a", "fast", "uniform c"]
