@@ -32,8 +32,10 @@ from evopress.store import ProfileRow, Store
 from evopress.workbench import Workbench
 
 CHECK_TOKENS = 64
-LOGIT_LIMIT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest difference of the logits at a position, in shares of their norm, that rounding in another order makes through a whole model."""
+LOGIT_LIMIT = {"float32": 1e-3, "bfloat16": 0.2}
+"""Largest difference of the logits at a position, in shares of their norm, that rounding in another order makes through a whole model.
+
+In bfloat16 30 blocks of the demo model make 0.065 of it where every next token stays the same."""
 PHASES: tuple[Phase, Phase] = ("prefill", "decode")
 
 

@@ -20,7 +20,7 @@ def leaderboard(
     study: Annotated[str | None, typer.Option(help="Only the profiles this study holds.")] = None,
     model: Annotated[str | None, typer.Option(help="Only profiles of this model (name or digest).")] = None,
     metric: Annotated[str, typer.Option(help="Fitness to rank by: kl, perplexity, or one of a plugin.")] = "kl",
-    where: Annotated[str | None, typer.Option(help="Filter on columns, e.g. 'bytes<70e6 and kl<0.5'.")] = None,
+    where: Annotated[str | None, typer.Option(help="Filter on columns, e.g. 'bytes<70e6 and kl<0.5', 'estimated_seconds<0.03'.")] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, -COLUMN for descending; default: the metric.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Only rows that none beats in bytes, metric and decoding speed.")] = False,

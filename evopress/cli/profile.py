@@ -110,7 +110,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
     decode: Annotated[int, typer.Option(min=1, help="Tokens that are decoded after it.")] = 64,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's choice.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads both models run with; default: as torch chooses.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Times that the profile and the dense model run, in turns.")] = 7,
     device: Device = None,
     dtype: Dtype = None,

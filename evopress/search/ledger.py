@@ -19,8 +19,9 @@ class Ledger:
     limits: largest allowed total per budget, `Space.fixed` included. movable: genes with a choice. containers: movable genes that can be
     dropped and shadow other sites; plain: the other movable genes. ups, downs: per gene and level the dearer and the cheaper levels,
     nearest first. A level is dearer when it takes no less of every budget and more of one (of bytes or parameters where all budgets are
-    equal); a dropped container is cheaper than every other level. Raises UsageError for no budgets or malformed errors, InfeasibleBudget
-    when no profile was found that meets all budgets.
+    equal); a dropped container is cheaper than every other level. Where layer errors are known, a dearer level that loses more is no way
+    up: under a latency budget a slower level may be worse, and whoever spends what is left would take it. Raises UsageError for no budgets
+    or malformed errors, InfeasibleBudget when no profile was found that meets all budgets.
     """
 
     def __init__(self, space: Space, budgets: Sequence[Budget], errors: Sequence[Sequence[float]] = ()) -> None:
@@ -57,7 +58,11 @@ class Ledger:
         self.fixed = tuple(budget.spent(self.space.fixed) for budget in self.budgets) + ((0.0,) if errors else ())
 
     def telling(self, errors: Sequence[Sequence[float]]) -> Ledger:
-        """The same ledger with other layer errors; the rest, which does not depend on them, is shared."""
+        """The same ledger with another table in place of the layer errors; the rest is shared, `ups` too.
+
+        What is told is an opinion (predicted changes, log odds, prices of moving away), and makes no level better or worse than another by
+        itself; what is a way up stays as the layer errors of this ledger say, so that telling costs no more than the table.
+        """
         other = copy(self)
         other._tell(errors)
         return other
@@ -101,11 +106,20 @@ class Ledger:
             return a != b and a[0] <= b[0] and a[1] <= b[1]
         return all(a <= b for a, b in zip(least, most, strict=True))
 
+    def _worse(self, gene: int, low: int, high: int) -> bool:
+        """Is it known that the dearer level loses more? Bringing a dropped container back never does: what it loses is told below it."""
+        if not self.has_errors or self.weight[gene][low][0] < 0:
+            return False
+        return self.gene_cost(gene, high, -1) > self.gene_cost(gene, low, -1)
+
     def _neighbours(self, gene: int, upward: bool) -> tuple[tuple[int, ...], ...]:
         levels = range(len(self.weight[gene]))
         found = []
         for here in levels:
-            there = [other for other in levels if (self._dearer(gene, here, other) if upward else self._dearer(gene, other, here))]
+            if upward:
+                there = [other for other in levels if self._dearer(gene, here, other) and not self._worse(gene, here, other)]
+            else:
+                there = [other for other in levels if self._dearer(gene, other, here)]
             found.append(tuple(sorted(there, key=lambda other: (self.weight[gene][other], other), reverse=not upward)))
         return tuple(found)
 

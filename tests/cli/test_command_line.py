@@ -177,7 +177,7 @@ def test_no_option_is_declared_twice() -> None:
     assert {flag for flag, found in helps.items() if len(found) > 1} == HOMONYMS
 
 
-HOMONYMS = {"--study", "--model", "--seed", "--text", "--limit", "--dtype", "--result", "--rounds", "--tokens"}
+HOMONYMS = {"--study", "--model", "-m", "--seed", "--text", "--limit", "--dtype", "--result", "--rounds", "--threads", "--tokens"}
 """Flags that mean another thing in another command."""
 
 

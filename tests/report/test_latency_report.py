@@ -58,6 +58,13 @@ def test_a_winner_above_its_budget_is_warned_of_with_the_ratio() -> None:
     assert "dense model" not in notes(document(told(0.032), dense=None))[1]
 
 
+def test_a_warning_that_is_not_sure_asks_for_a_quiet_machine() -> None:
+    warning = notes(document(told(0.032, 0.1)))[-1]
+    assert warning.startswith("WARNING: guided takes 1.032 times")
+    assert "On a quiet machine, time the kernels again" in warning
+    assert "Ask for less" not in warning
+
+
 def test_within_the_budget_nothing_is_warned_of() -> None:
     assert len(notes(document(told(0.030)))) == 1
     said = notes(document(told(0.0309, 0.02)))
