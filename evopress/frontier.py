@@ -37,8 +37,9 @@ def run_frontier(
     found: dict[str, tuple[str, Profile]] = {"dense": ("dense", uniform(plan.space, DENSE))}
     for label, budgets in frontier.winners.items():
         study = frontier.study.model_copy(update={"name": f"{frontier.name}-{label}", "budgets": budgets, "baselines": ()})
-        run = execute(study, storage, home, registry, listen, device, dtype, quota, speed=False, command=command)
-        found[label] = ("latency" if workload_of(budgets) else "size", run.best.profile)
+        timed = workload_of(budgets) is not None  # then a winner must keep its budget as a whole model
+        run = execute(study, storage, home, registry, listen, device, dtype, quota, speed=timed, command=command)
+        found[label] = ("latency" if timed else "size", run.best.profile)
     for level in shared_levels(plan.space):
         found[f"uniform {level}"] = ("uniform", uniform(plan.space, level))
     with Store.open(storage) as store:

