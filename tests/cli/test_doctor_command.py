@@ -82,7 +82,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         "without lm-eval, which profile evaluate or text from the hub needs",
     )
     assert document["install"].startswith("pip install 'evopress[plots,postgres,tasks]'")
-    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"bayes", "plots", "postgres", "tasks"}
+    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"bayes", "peers", "plots", "postgres", "tasks", "triton"}
     assert found["bayes"]["state"] == "ok"
     monkeypatch.setattr(command, "_version", lambda name: None if name == "torch" else real(name))
     code, found, _ = examine()
@@ -99,7 +99,9 @@ def test_requirements_come_from_the_package() -> None:
 
 def test_extras_are_named_exactly_where_the_package_imports_them() -> None:
     """An extra that nothing imports is not asked for; one that a new command imports must be added to the report."""
-    source = "\n".join(path.read_text() for path in Path(command.__file__).parents[1].rglob("*.py") if path.name != "doctor.py")
+    package = Path(command.__file__).parents[1]
+    files = [path for folder in (package, package.parent / "kernels") for path in folder.rglob("*.py") if path.name != "doctor.py"]
+    source = "\n".join(path.read_text() for path in files)
     found = command.requirements()
     used = set()
     for extra, names in found.items():
