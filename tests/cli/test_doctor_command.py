@@ -82,7 +82,8 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         "without lm-eval, which profile evaluate or text from the hub needs",
     )
     assert document["install"].startswith("pip install 'evopress[plots,postgres,tasks]'")
-    assert {name for name, finding in found.items() if finding["area"] == "extras"} == {"bayes", "peers", "plots", "postgres", "tasks", "triton"}
+    extras = {name for name, finding in found.items() if finding["area"] == "extras"}
+    assert extras == {"bayes", "peers", "plots", "postgres", "tasks", "triton"}
     assert found["bayes"]["state"] == "ok"
     monkeypatch.setattr(command, "_version", lambda name: None if name == "torch" else real(name))
     code, found, _ = examine()
