@@ -244,6 +244,13 @@ def _decode_gguf(format: str, data_RB: Tensor) -> Tensor:
     return torch.from_numpy(dequantize(data_RB.numpy(), GGMLQuantizationType[str(parse_gguf_format(format)).upper()]))
 
 
+def exact_product(x_TC: Tensor, variant: Variant) -> Tensor:
+    """x Wᵀ in float64 with the weight the variant's format stands for, T×R: what a kernel's `reference` answers. Slow."""
+    if variant.format == "absent":
+        return x_TC.double().new_zeros(x_TC.shape[0], variant.site.shape[0])
+    return x_TC.double() @ decode(variant.format, variant.tensors, variant.site.shape).double().T
+
+
 def int_variant(site: Site, level: Level, codes_RC: Tensor, scale_RG: Tensor, zero_RG: Tensor, bits: int) -> Variant:
     """A variant in the grouped integer format; the group follows from the number of scales."""
     group = site.shape[1] // scale_RG.shape[1]

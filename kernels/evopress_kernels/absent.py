@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress_kernels.exact import exact
+from evopress.api.formats import exact_product
 
 
 class AbsentKernel(Kernel):
@@ -39,4 +39,4 @@ class AbsentKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

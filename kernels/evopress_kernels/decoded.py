@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, variant_bytes
-from evopress_kernels.exact import exact
+from evopress.api.formats import decode, exact_product, variant_bytes
 
 
 class DecodedKernel(Kernel):
@@ -41,4 +40,4 @@ class DecodedKernel(Kernel):
     @final
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_lowrank_format, variant_bytes
-from evopress_kernels.exact import exact
+from evopress.api.formats import exact_product, parse_lowrank_format, variant_bytes
 
 
 class LowrankKernel(Kernel):
@@ -43,4 +42,4 @@ class LowrankKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

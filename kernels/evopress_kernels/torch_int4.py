@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_int_format, unpack_int
+from evopress.api.formats import exact_product, parse_int_format, unpack_int
 from evopress_kernels import nibbles
-from evopress_kernels.exact import exact
 
 
 class TorchInt4Kernel(Kernel):
@@ -62,7 +61,7 @@ class TorchInt4Kernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)
 
 
 def _int_format(variant: Variant) -> tuple[int, int]:

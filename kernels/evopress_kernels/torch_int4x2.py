@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_int_format, unpack_int
+from evopress.api.formats import exact_product, parse_int_format, unpack_int
 from evopress_kernels import nibbles
-from evopress_kernels.exact import exact
 
 
 class TorchInt4x2Kernel(Kernel):
@@ -73,4 +72,4 @@ class TorchInt4x2Kernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

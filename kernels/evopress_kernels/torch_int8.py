@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_int_format, unpack_int, variant_bytes
-from evopress_kernels.exact import exact
+from evopress.api.formats import exact_product, parse_int_format, unpack_int, variant_bytes
 
 COLUMNS_MULTIPLE = 16
 """The bfloat16 operator reads 16 columns at a time without a bound check: other widths read foreign memory, so they are refused."""
@@ -74,4 +73,4 @@ class TorchInt8Kernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

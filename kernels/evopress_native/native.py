@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, variant_bytes
+from evopress.api.formats import exact_product, variant_bytes
 from evopress_native.layout import BLOCK
 from evopress_native.machine import Machine, this_machine, tiles_allowed
 from evopress_native.toolchain import accepts, compiler, library, missing_compiler
@@ -92,7 +92,7 @@ class NativeKernel(Kernel):
     @final
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return x.double() @ decode(variant.format, variant.tensors, variant.site.shape).double().T
+        return exact_product(x, variant)
 
     def _functions(self, kind: int, dtype: torch.dtype) -> tuple[Callable[..., int], Callable[..., None], float]:
         if compiler() is None:

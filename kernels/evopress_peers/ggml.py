@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_gguf_format, parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import exact_product, parse_gguf_format, parse_int_format, unpack_int, variant_bytes
 from evopress_peers import ggml_library
-from evopress_peers.exact import exact, not_finite
+from evopress_peers.not_finite import not_finite
 
 BLOCK = 32
 """Columns that share a scale in q4_0 and q8_0; a group is one block or several with the same scale."""
@@ -98,4 +98,4 @@ class GgmlKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, MissingDependency, Variant
-from evopress.api.formats import pack_bits, parse_int_format, unpack_int, variant_bytes
-from evopress_peers.exact import exact, not_finite
+from evopress.api.formats import exact_product, pack_bits, parse_int_format, unpack_int, variant_bytes
+from evopress_peers.not_finite import not_finite
 
 GROUPS = (16, 32, 64, 128, 256)
 TWO_BIT_GROUPS = (32, 64, 128)
@@ -125,7 +125,7 @@ class _MatMulNBits(Kernel):
     @final
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)
 
 
 class OnnxruntimeKernel(_MatMulNBits):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, unpack_bits, variant_bytes
-from evopress_peers.exact import exact, not_finite
+from evopress.api.formats import decode, exact_product, unpack_bits, variant_bytes
+from evopress_peers.not_finite import not_finite
 
 LEAST_TOKENS = 4
 """torch's sparse times dense multiply is three times slower for one to three dense columns than for four, so x is padded to four."""
@@ -69,7 +69,7 @@ class TorchCsrKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return exact(x, variant)
+        return exact_product(x, variant)
 
 
 @cache

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evopress.api import Variant
-from evopress.api.formats import decode
 from evopress_triton.launch import COMPILER, TILE_UNITS
 
 INTERPRETED_MULTIPROCESSORS = 2
@@ -87,8 +85,3 @@ def side_by_side(x_TC: Tensor, groups: int, unit: int, steps: int) -> Tensor:
     x = functional.pad(x_TC.view(tokens, groups, group), (0, wide - group)).view(tokens, groups * wide)
     x = functional.pad(x, (0, steps * TILE_UNITS * unit - groups * wide))
     return x.view(tokens, steps, TILE_UNITS, unit).transpose(2, 3).contiguous()
-
-
-def exact(x_TC: Tensor, variant: Variant) -> Tensor:
-    """x Wᵀ in float64 with the weight the variant's format stands for; T×R."""
-    return x_TC.double() @ decode(variant.format, variant.tensors, variant.site.shape).double().T

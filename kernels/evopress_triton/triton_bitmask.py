@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import variant_bytes
+from evopress.api.formats import exact_product, variant_bytes
 from evopress_triton import runtime
 from evopress_triton.bitmask_layout import MAX_COLUMNS, MAX_WEIGHTS, WORD, pack_mask
 from evopress_triton.launch import COMPILER, plan
@@ -71,4 +71,4 @@ class TritonBitmaskKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return runtime.exact(x, variant)
+        return exact_product(x, variant)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import exact_product, parse_int_format, unpack_int, variant_bytes
 from evopress_triton import runtime
 from evopress_triton.int_layout import CHUNK, chunks, pack_codes
 from evopress_triton.launch import COMPILER, plan
@@ -81,4 +81,4 @@ class TritonIntKernel(Kernel):
 
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
         """Exact, in float64."""
-        return runtime.exact(x, variant)
+        return exact_product(x, variant)
