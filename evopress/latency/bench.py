@@ -21,7 +21,7 @@ from torch import Tensor
 from evopress.api import Kernel, UsageError
 from evopress.api.formats import fits_format, variant_bytes
 from evopress.latency.clock import Clock, Timing, measure, ratio, time_once
-from evopress.latency.runtime import DTYPES, choose, label
+from evopress.latency.runtime import DTYPES, PLAIN, choose, label
 from evopress.latency.sample import random_variant
 from evopress.latency.table import cell_format
 
@@ -120,11 +120,12 @@ def bench_kernels(
 ) -> Iterator[KernelRow]:  # fmt: skip
     """Time formats at every shape, number of tokens and type; yields rows as they are measured, the dense layer's first.
 
-    every: all kernels that support a format; else the one that `choose` picks. In each round every kernel runs twice, dense first, so that
-    drift hits all alike: on weights that were not used for `working_set_bytes`, because a model never finds a layer's weights in the inner
-    caches, and on the same again. Rounds go on, at least `rounds` of them, until every median is known to 5 % or `max_seconds` are over.
-    Formats that no kernel runs at a shape, or that do not fit it, are left out. Raises UsageError for a type that kernels do not take, or
-    no rounds. device: where weights and activations lie; a GPU is waited for after every call.
+    every: all kernels that support a format; else the one that `choose` picks, and all that take a dense weight. In each round every kernel
+    runs twice, torch's dense layer first, so that drift hits all alike: on weights that were not used for `working_set_bytes`, because a
+    model never finds a layer's weights in the inner caches, and on the same again. Rounds go on, at least `rounds` of them, until every
+    median is known to 5 % or `max_seconds` are over. Formats that no kernel runs at a shape, or that do not fit it, are left out. Raises
+    UsageError for a type that kernels do not take, or no rounds. device: where weights and activations lie; a GPU is waited for after
+    every call.
     """
     kernels = list(kernels)
     if rounds < 1 or any(dtype not in DTYPES for dtype in dtypes):
@@ -157,13 +158,13 @@ def _jobs(
     working_set: int, every: bool, device: str,
 ) -> Iterator[_Job]:  # fmt: skip
     kind = torch.device(device).type
-    for text in dict.fromkeys(("dense", *map(cell_text, formats))):
+    for text in dict.fromkeys((PLAIN, *map(cell_text, formats))):
         format, density = split_cell(text)
         if not fits_format(format, shape):
             continue
-        chosen = [choose(format, shape, kind, dtype, kernels)]
-        if every:
-            chosen = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, kind, dtype)] or chosen
+        fitting = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, kind, dtype)]
+        chosen = fitting if fitting and (every or format == PLAIN) else [choose(format, shape, kind, dtype, kernels)]
+        chosen.sort(key=lambda kernel: kernel.name != PLAIN)  # torch's own layer first: what all others are compared with
         variant = random_variant(format, shape, generator, density)
         for kernel in chosen:
             packed = {key: tensor.to(device) for key, tensor in kernel.pack(variant, dtype).items()}

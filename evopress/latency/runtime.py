@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from evopress.api import ABSENT, DENSE, Kernel, Level, NotFound, Profile, Site, UsageError, Variant
+from evopress.api import ABSENT, DENSE, Kernel, Level, NotFound, Profile, Site, UsageError, Variant, dense_cost
 from evopress.api.formats import decode, variant_bytes
 from evopress.api.workload import Workload
+from evopress.latency.attention import quick_decoding
 from evopress.latency.clock import Clock, Timing
 from evopress.latency.table import Cell, LatencyTable, cell_format
 from evopress.models.calls import Forward, replaced
@@ -33,6 +34,8 @@ from evopress.models.weights import slot_of
 VariantOf = Callable[[Site, Level], Variant]
 DTYPES = (torch.bfloat16, torch.float32)
 NO_KERNEL = "no packed kernel: dequantised"
+PLAIN = "dense"
+"""The format of a dense weight, and the kernel that is no other than the module itself."""
 
 
 def choose(format: str, shape: tuple[int, int], device: str, dtype: torch.dtype, kernels: Iterable[Kernel]) -> Kernel:
@@ -133,6 +136,7 @@ class PackedModel:
             undo.callback(self._stitcher.restore)
             self._stitcher.set(self._stitched, self._decode)
             undo.enter_context(replaced(self._forwards))
+            undo.enter_context(quick_decoding(self.model))
             self._undo = undo.pop_all()
         return self
 
@@ -153,9 +157,10 @@ class PackedModel:
 def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of: VariantOf, pick: Pick) -> PackedModel:
     """Pack every compressed linear site for its kernel. The model must be dense, on one device, in bfloat16 or float32.
 
-    Sites at `dense` keep their module, so the all-dense profile runs the plain model. One matrix of a stacked expert tensor has no module
-    of its own to replace, so it is stitched in dequantised, and counted as that. Raises UsageError for another type, or a format without
-    kernel. variant_of must not make variants from the model's own weights when called later, since experts are stitched by then.
+    A site at `dense` keeps its module where torch's own layer is picked, and shares its weight with any other kernel. One matrix of a
+    stacked expert tensor has no module of its own to replace, so it is stitched in dequantised, and counted as that. Raises UsageError for
+    another type, or a format without kernel. variant_of must not make variants from the model's own weights when called later, since
+    experts are stitched by then.
     """
     running: list[Running] = []
     forwards: dict[nn.Module, Forward] = {}
@@ -169,21 +174,26 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         if dtype not in DTYPES:
             raise UsageError(f"Kernels take bfloat16 or float32, but the model is in {dtype}.", "Load it with dtype=torch.bfloat16.")
         plain_bytes = site.weights * slot.parameter.element_size()
-        if level == DENSE:
-            running.append(Running(site, "dense", "dense", "dense", plain_bytes))
-        elif slot.index is not None:
-            running.append(Running(site, variant_of(site, level).format, "dense", NO_KERNEL, plain_bytes))
-        else:
-            variant = variant_of(site, level)
-            device = slot.parameter.device
-            kernel = pick(variant, dtype)
-            packed = {name: tensor.to(device) for name, tensor in kernel.pack(variant, dtype).items()}
-            forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
-            cell = cell_format(variant.format, variant.cost.params / site.weights)
-            running.append(Running(site, variant.format, cell, label(kernel), variant_bytes(packed), kernel, packed))
-            stitched[site.name] = DENSE
+        if slot.index is not None:
+            format, name = (PLAIN, PLAIN) if level == DENSE else (variant_of(site, level).format, NO_KERNEL)
+            running.append(Running(site, format, PLAIN, name, plain_bytes))
+            continue
+        variant = variant_of(site, level) if level != DENSE else _dense(site, slot.parameter)
+        kernel = pick(variant, dtype)
+        if kernel.name == PLAIN:
+            running.append(Running(site, PLAIN, PLAIN, PLAIN, plain_bytes))
+            continue
+        packed = {name: tensor.to(slot.parameter.device) for name, tensor in kernel.pack(variant, dtype).items()}
+        forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
+        cell = cell_format(variant.format, variant.cost.params / site.weights)
+        running.append(Running(site, variant.format, cell, label(kernel), variant_bytes(packed), kernel, packed))
+        stitched[site.name] = DENSE
     stitcher = Stitcher(model, sites)
     return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, running)
+
+
+def _dense(site: Site, parameter: Tensor) -> Variant:
+    return Variant(site, DENSE, PLAIN, {"weight": parameter.detach()}, dense_cost(site.weights))
 
 
 def _forward(kernel: Kernel, packed: Mapping[str, Tensor], bias: Tensor | None) -> Forward:

@@ -4,10 +4,11 @@
 |------------------|---------------|--------|-------------------|-------------------------------------------------------------------|
 | `native-int`     | `int1`-`int8` | any    | bfloat16, float32 | those of the format, zeros in bytes, rows to 16, groups to 32     |
 | `native-bitmask` | `bitmask`     | any    | bfloat16, float32 | those of the format, rows to 16, columns to 32                    |
+| `native-dense`   | `dense`       | any    | bfloat16, float32 | 16 or 32, in place                                                |
 
 In the spirit of QIGen (2307.03738): the generator knows vector width, bfloat16 dot products, AMX and caches (machine.py), and writes the
-unpacking of every bit width (words.py) into loops that stand as C (integers.c, bitmask.c). Without a C compiler, or on another processor,
-these kernels support nothing, `evopress kernels list` says so, and torch's run. Called by the registry.
+unpacking of every bit width (words.py) into loops that stand as C (integers.c, bitmask.c, dense.c). Without a C compiler, or on another
+processor, these kernels support nothing, `evopress kernels list` says so, and torch's run. Called by the registry.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from evopress.hooks.specs import hookimpl
 def evopress_kernels() -> list[type[Kernel]]:
     """The native kernels."""
     from evopress_native.bitmask import NativeBitmaskKernel
+    from evopress_native.dense import NativeDenseKernel
     from evopress_native.integers import NativeIntKernel
 
-    return [NativeIntKernel, NativeBitmaskKernel]
+    return [NativeIntKernel, NativeBitmaskKernel, NativeDenseKernel]

@@ -17,10 +17,10 @@ from evopress.api.formats import unpack_bits
 from evopress_native.generate import bitmask_source
 from evopress_native.layout import pack_bitmask
 from evopress_native.machine import Machine
-from evopress_native.native import NativeKernel
+from evopress_native.native import BlockedKernel
 
 
-class NativeBitmaskKernel(NativeKernel):
+class NativeBitmaskKernel(BlockedKernel):
     """x Wᵀ for any mask.
 
     With bfloat16 dot products or AMX the values are rounded to bfloat16; elsewhere, and for float32, they stay float16 and are multiplied

@@ -1,6 +1,6 @@
 """Writes the C source of a kernel for one machine, one width of codes and one type of activations. Compiles nothing.
 
-The loops stand in integers.c and bitmask.c; what depends on the machine and the width is written here and put in front of them.
+The loops stand in integers.c, bitmask.c and dense.c; what depends on the machine and the width is written here and put in front of them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def bitmask_source(machine: Machine, bfloat: bool) -> str:
     """Source of `run` and `unpack` for bitmasks and bfloat16 or float32 activations."""
     constants = _of_machine(machine, bfloat) | {"LEAST_TILE_TOKENS": LEAST_TILE_TOKENS}
     return _constants(constants) + _whole(_read("common.h"), _read("bitmask.c"))
+
+
+@cache
+def dense_source(machine: Machine, bfloat: bool) -> str:
+    """Source of `run` for dense weights and bfloat16 or float32 activations."""
+    return _constants(_of_machine(machine, bfloat)) + _whole(_read("common.h"), _read("dense.c"))
 
 
 def _whole(*parts: str) -> str:

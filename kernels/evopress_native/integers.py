@@ -16,10 +16,10 @@ from evopress.api.formats import parse_int_format, unpack_int
 from evopress_native.generate import integer_source
 from evopress_native.layout import pack_integers
 from evopress_native.machine import Machine
-from evopress_native.native import NativeKernel
+from evopress_native.native import BlockedKernel
 
 
-class NativeIntKernel(NativeKernel):
+class NativeIntKernel(BlockedKernel):
     """x Wᵀ for asymmetric groups of any size.
 
     For bfloat16, codes are multiplied with an exact bias, 2^b + code in AMX tiles and up to 2^(b + 8) + code in float32, and bias, zeros

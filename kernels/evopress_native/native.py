@@ -1,6 +1,7 @@
-"""What `native-int` and `native-bitmask` share: compile at first use, call the C, unpack and multiply densely where that is quicker.
+"""What the native kernels share: the machine they are for, and for weights packed in row blocks (layout.py) the call of the C, and
+unpacking for a dense multiply where that is quicker.
 
-Not a kernel of its own. Shapes: R rows out, C columns in, T tokens.
+No kernels of their own. Shapes: R rows out, C columns in, T tokens.
 """
 
 from __future__ import annotations
@@ -30,30 +31,57 @@ LEAST_WEIGHTS = 2**16
 
 
 class NativeKernel(Kernel):
-    """x Wᵀ by generated C. Any shape; bfloat16 and float32; Linux on x86-64 with AVX2, and a C compiler.
-
-    packed: `data` uint8 (see layout.py); `form` R×kind×0 uint8, which only carries rows and what the source is generated for.
-    """
+    """x Wᵀ by generated C. Any shape; bfloat16 and float32; Linux on x86-64 with AVX2, and a C compiler."""
 
     needs: ClassVar[str] = "install a C compiler (apt install gcc) or set CC; only for x86-64 with AVX2 under Linux"
 
     def __init__(self, machine: Machine | None = None) -> None:
         self._machine = machine
-        self._known: dict[tuple[int, torch.dtype], tuple[Callable[..., int], Callable[..., None], float]] = {}
 
     @property
     def machine(self) -> Machine | None:
         """What the code is for: as given, else the best that processor, system and compiler agree on; None where there is none."""
         return self._machine or best_machine()
 
-    @abstractmethod
-    def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
-        """C source of `run` and `unpack`."""
+    @final
+    def machine_here(self) -> Machine:
+        """The same, to compile for. Raises MissingDependency without a compiler, ValueError on another processor."""
+        if compiler() is None:
+            raise missing_compiler()
+        machine = self.machine
+        if machine is None:
+            raise ValueError(f"kernel {self.name} does not run on this processor; ask supports() first")
+        return machine
 
     @final
     def runs_here(self, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Is there a processor, a compiler and a type for it?"""
         return device == "cpu" and min(shape) > 0 and dtype in DTYPES and compiler() is not None and self.machine is not None
+
+    @final
+    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
+        """All of it."""
+        return variant_bytes(packed)
+
+    @final
+    def reference(self, x: Tensor, variant: Variant) -> Tensor:
+        """Exact, in float64."""
+        return exact_product(x, variant)
+
+
+class BlockedKernel(NativeKernel):
+    """Weights packed in blocks of 16 rows.
+
+    packed: `data` uint8 (see layout.py); `form` R×kind×0 uint8, which only carries rows and what the source is generated for.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        super().__init__(machine)
+        self._known: dict[tuple[int, torch.dtype], tuple[Callable[..., int], Callable[..., None], float]] = {}
+
+    @abstractmethod
+    def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
+        """C source of `run` and `unpack`."""
 
     @final
     def packed_as(self, data: Tensor, rows: int, kind: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
@@ -69,8 +97,7 @@ class NativeKernel(Kernel):
         (rows, kind, _), (tokens, columns), dtype = form.shape, x.shape, x.dtype
         multiply, unpack, most = self._known.get((kind, dtype)) or self._functions(kind, dtype)
         out = torch.empty(tokens, rows, dtype=dtype)
-        work = rows * columns // LEAST_WEIGHTS
-        threads = min(torch.get_num_threads(), work) if work > 1 else 1
+        threads = threads_for(rows * columns)
         if tokens <= most:
             if multiply(data.data_ptr(), x.data_ptr(), out.data_ptr(), tokens, threads):
                 raise MemoryError(f"no memory for {tokens} tokens of {columns} columns")
@@ -84,25 +111,16 @@ class NativeKernel(Kernel):
             out[:, some] = functional.linear(x, chunk[: some.stop - some.start])
         return out
 
-    @final
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    @final
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
-
     def _functions(self, kind: int, dtype: torch.dtype) -> tuple[Callable[..., int], Callable[..., None], float]:
-        if compiler() is None:
-            raise missing_compiler()
-        if self.machine is None:
-            raise ValueError(f"kernel {self.name} does not run on this processor; ask supports() first")
-        bfloat = dtype == torch.bfloat16
-        most = float("inf") if self.machine.tiles and bfloat else UNPACK_TOKENS
-        self._known[kind, dtype] = (*compiled(self.source(self.machine, kind, bfloat), self.machine, bfloat), most)
+        machine, bfloat = self.machine_here(), dtype == torch.bfloat16
+        most = float("inf") if machine.tiles and bfloat else UNPACK_TOKENS
+        self._known[kind, dtype] = (*compiled(self.source(machine, kind, bfloat), machine, bfloat), most)
         return self._known[kind, dtype]
+
+
+def threads_for(weights: int) -> int:
+    """How many of torch's threads a matrix of so many weights is worth."""
+    return max(1, min(torch.get_num_threads(), weights // LEAST_WEIGHTS))
 
 
 def best_machine() -> Machine | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from evopress_native import native
 from evopress_native.bitmask import NativeBitmaskKernel
+from evopress_native.dense import MOST_TOKENS, NativeDenseKernel
 from evopress_native.integers import NativeIntKernel
 from evopress_native.layout import HEADER
 from evopress_native.machine import Machine, this_machine
@@ -109,6 +112,17 @@ def test_bitmasks(machine, dtype, density):
 
 @engines
 @dtypes
+def test_dense_weights(machine, dtype):
+    kernel = NativeDenseKernel(machine)
+    for shape in GROUPS:
+        variant = random_variant("dense", shape, generator(7))
+        packed = kernel.pack(variant, dtype)
+        for tokens in (*range(1, MOST_TOKENS + 2), 17):
+            check(kernel, variant, packed, dtype, tokens, packed["weight"].double())
+
+
+@engines
+@dtypes
 def test_unpacking_is_exact(machine, dtype):
     """Code minus zero times scale has 8 + 11 bits: float32 holds it, and bfloat16 is it rounded once."""
     for kernel, formats in (
@@ -129,9 +143,11 @@ def test_unpacking_is_exact(machine, dtype):
 @dtypes
 def test_threads_change_no_bit(machine, dtype):
     before = torch.get_num_threads()
-    for kernel, format in ((NativeIntKernel(machine), "int3-g64"), (NativeBitmaskKernel(machine), "bitmask")):
+    kernels = ((NativeIntKernel(machine), "int3-g64"), (NativeBitmaskKernel(machine), "bitmask"), (NativeDenseKernel(machine), "dense"))
+    for kernel, format in kernels:
         variant = random_variant(format, (80, 8192), generator(2))
-        packed, weight = kernel.pack(variant, dtype), weight_of(variant)
+        packed = kernel.pack(variant, dtype)
+        weight = weight_of(variant) if format != "dense" else packed["weight"].double()
         alone, others = [], []
         try:
             for threads, results in ((1, alone), (3, others), (16, others)):  # more than the five blocks of rows too
@@ -139,7 +155,8 @@ def test_threads_change_no_bit(machine, dtype):
                 results += [check(kernel, variant, packed, dtype, tokens, weight) for tokens in (1, 17, 33)]
         finally:
             torch.set_num_threads(before)
-        last = 3 if machine.tiles and dtype == torch.bfloat16 else 2  # above, torch multiplies the unpacked weight
+        # For many tokens torch multiplies the unpacked weight, or the dense one.
+        last = 1 if format == "dense" else 3 if machine.tiles and dtype == torch.bfloat16 else 2
         assert all(torch.equal(one, other) for i in (0, 3) for one, other in zip(alone[:last], others[i:], strict=False))
 
 
@@ -204,9 +221,18 @@ def test_a_packed_bitmask_takes_a_bit_a_weight_and_the_values(dtype):
 
 
 @here
+def test_a_dense_weight_stays_where_it_is():
+    variant = random_variant("dense", (5, 64), generator())
+    weight = variant.tensors["weight"].to(torch.bfloat16)
+    own = dataclasses.replace(variant, tensors={"weight": weight})
+    assert NativeDenseKernel().pack(own, torch.bfloat16)["weight"].data_ptr() == weight.data_ptr()
+    assert NativeDenseKernel().pack(own, torch.float32)["weight"].dtype == torch.float32
+
+
+@here
 @dtypes
 def test_no_tokens_give_no_rows(dtype):
-    for kernel, format in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask")):
+    for kernel, format in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask"), (NativeDenseKernel(), "dense")):
         packed = kernel.pack(random_variant(format, (5, 64), generator()), dtype)
         assert kernel.run(torch.empty(0, 64, dtype=dtype), packed).shape == (0, 5)
 
@@ -214,28 +240,31 @@ def test_no_tokens_give_no_rows(dtype):
 @here
 def test_they_come_first_and_take_any_shape_on_the_cpu_only():
     kernels = Registry.load().kernels()
-    for format, shape, name in (("int5-g29", (3, 145), "native-int"), ("bitmask", (1, 1), "native-bitmask")):
+    for format, shape, name in (
+        ("int5-g29", (3, 145), "native-int"),
+        ("bitmask", (1, 1), "native-bitmask"),
+        ("dense", (3, 5), "native-dense"),
+    ):
         for dtype in DTYPES:
             assert choose(format, shape, "cpu", dtype, kernels).name == name
-    for kernel in (NativeIntKernel(), NativeBitmaskKernel()):
-        for format in ("int4-g32", "bitmask"):
-            assert kernel.supports(format, (8, 64), "cpu", torch.float32) == (format == "bitmask") ^ (kernel.name == "native-int")
+    for kernel, own in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask"), (NativeDenseKernel(), "dense")):
+        for format in ("int4-g32", "bitmask", "dense", "absent"):
+            assert kernel.supports(format, (8, 64), "cpu", torch.float32) == (format == own)
             assert not kernel.supports(format, (8, 64), "cuda", torch.float32)
             assert not kernel.supports(format, (8, 64), "cpu", torch.float16)
             assert not kernel.supports(format, (0, 64), "cpu", torch.float32)
-        assert not kernel.supports("dense", (8, 64), "cpu", torch.float32)
 
 
 def test_another_processor_runs_nothing(monkeypatch):
     monkeypatch.setattr(native, "this_machine", lambda: None)
-    for kernel, format in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask")):
+    for kernel, format in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask"), (NativeDenseKernel(), "dense")):
         assert not kernel.supports(format, (8, 64), "cpu", torch.float32)
         with pytest.raises(ValueError, match=f"{kernel.name} does not run on this processor"):
             kernel.pack(random_variant(format, (8, 64), generator()), torch.float32)
 
 
 @pytest.mark.parametrize("machine", [engine(machine) for machine in dict.fromkeys((HERE, OTHERS[-1]))])
-@pytest.mark.parametrize("kernel", [NativeIntKernel, NativeBitmaskKernel])
+@pytest.mark.parametrize("kernel", [NativeIntKernel, NativeBitmaskKernel, NativeDenseKernel])
 def test_native_kernels_conform(kernel, machine):
-    formats = ("bitmask", *(f"int{bits}-g{group}" for bits in widths(machine) for group in (32, 48)))
+    formats = ("dense", "bitmask", *(f"int{bits}-g{group}" for bits in widths(machine) for group in (32, 48)))
     assert check_kernel(kernel(machine), formats=formats) >= 20

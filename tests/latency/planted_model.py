@@ -48,7 +48,7 @@ class PlantedKernel:
         self.model = model
 
     def pack(self, variant, dtype):
-        format = str(variant.level.option("format"))
+        format = "dense" if variant.level == DENSE else str(variant.level.option("format"))
         return {"weight": decode(variant.format, variant.tensors, variant.site.shape), "format": torch.tensor(list(format.encode()))}
 
     def run(self, x, packed):
@@ -67,9 +67,6 @@ class PlantedModel:
             part = next((part for end, part in HOOKED.items() if name.endswith(end)), None)
             if part:
                 module.register_forward_hook(lambda *_, part=part: self.wait(PARTS[part]))
-        for site in self.sites:
-            if site.kind == "linear":
-                self.model.get_submodule(site.name).register_forward_hook(self._dense)
 
     def __call__(self):
         return self.now
@@ -79,10 +76,6 @@ class PlantedModel:
 
     def pass_seconds(self, format, shape):
         self.wait(self.table.best(Cell(format, shape, self.tokens)).median)
-
-    def _dense(self, module, *_):
-        if "forward" not in module.__dict__:  # no kernel stands in for it
-            self.pass_seconds("dense", tuple(module.weight.shape))
 
     def pick(self, variant, dtype):
         return PlantedKernel(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from evopress_kernels import evopress_kernels
@@ -115,6 +117,28 @@ def test_dense_profile_runs_the_plain_model():
         assert torch.equal(model(ids).logits, before)
         assert packed.kernels == {"dense": 14}
         assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+class OtherDense(type(next(kernel for kernel in kernels() if kernel.name == "dense"))):
+    """Another kernel for dense weights, which keeps what it is given."""
+
+    name = "other-dense"
+    seen: ClassVar = []
+
+    def pack(self, variant, dtype):
+        self.seen.append(variant.tensors["weight"].data_ptr())
+        return {"weight": variant.tensors["weight"]}
+
+
+def test_another_kernel_of_dense_weights_is_given_those_of_the_model():
+    model = tiny("llama", num_hidden_layers=1)
+    sites, ids = find_sites(model).sites, tokens(1, 8)
+    before = model(ids).logits
+    with build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting([OtherDense(), *kernels()], "cpu")) as packed:
+        assert torch.allclose(model(ids).logits, before, atol=1e-5)
+        assert packed.kernels == {"other-dense": 7}
+        assert sum("forward" in module.__dict__ for module in model.modules()) == 7
+    assert set(OtherDense.seen) <= {parameter.data_ptr() for parameter in model.parameters()}
 
 
 def test_labels_say_where_no_packed_kernel_ran():
