@@ -78,8 +78,13 @@ def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
 def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, workload: Workload, model: str, name: str) -> Space:
     """The space with nanoseconds in all its costs. model, name: digest of its configuration, and what `-m` takes.
 
-    Raises NotFound, naming the command that measures what the table lacks.
+    Raises NotFound, naming the command that measures what the table lacks; UsageError for a mixture of experts, of which a token takes a few.
     """
+    if any(site.expert for site in space.sites):
+        raise UsageError(
+            "A latency budget cannot price a mixture of experts: a token takes a few of them, and no packed kernel runs one.",
+            "Limit size=0.5x or bits=4 instead.",
+        )
     kinds = {site.kind for site in space.sites if site.kind != "linear"}
     parts = {kind: Part(model, kind, workload) for kind in (*sorted(kinds), "model")}
     cells: dict[tuple[int, int], Cell] = {}

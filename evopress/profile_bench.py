@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from evopress.api import ABSENT, DENSE, DROP, NotFound, NumericalError, Profile, Site, UsageError
+from evopress.api import ABSENT, DENSE, DROP, NotFound, NumericalError, Profile, Site, UsageError, dense_cost
 from evopress.api.budget import workload_of
 from evopress.api.workload import Phase, Workload
 from evopress.bank.bank import Decoder
@@ -111,12 +111,14 @@ def bench_profile(
 def _pick(bench: Workbench, profile: Profile, table: LatencyTable, tokens: int) -> tuple[Pick, str]:
     """The fastest kernels by the table where it holds every cell of the profile, else the first that fit; and why."""
     kernels, methods = bench.registry.kernels(), bench.plan.methods
-    workload, wanted = Workload("decode", tokens), {}
+    workload, wanted = Workload("decode", tokens), list[Cell]()
     for site in bench.plan.sitemap.sites:
         level = profile[site.name]
-        if site.kind == "linear" and level not in (DENSE, ABSENT, DROP) and slot_of(bench.model, site).index is None:
-            method = methods[level.method]
-            wanted[cell_of(site, method.format(site, level), method.cost(site, level), workload)] = site
+        if site.kind == "linear" and slot_of(bench.model, site).index is None:
+            wanted.append(cell_of(site, "dense", dense_cost(site.weights), workload))  # for the dense model beside it
+            if level not in (DENSE, ABSENT, DROP):
+                method = methods[level.method]
+                wanted.append(cell_of(site, method.format(site, level), method.cost(site, level), workload))
     missing, _ = table.missing(wanted, ())
     installed = {label(kernel) for kernel in kernels}
     lost = sorted({name for cell in wanted if cell not in missing and (name := table.best(cell).kernel) not in installed})

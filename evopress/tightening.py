@@ -23,13 +23,8 @@ def overtime(budgets: Sequence[Budget], space: Space, dense_seconds: float, seco
 
     A budget in `x` allows a share of the dense model's measured time, any other a time.
     """
-    found = []
-    for budget in budgets:
-        if budget.field != "nanoseconds":
-            continue
-        relative = budget.text.partition("=")[2].partition(",")[0].strip().endswith("x")
-        allowed = dense_seconds * budget.limit / space.dense.nanoseconds if relative else budget.limit / 1e9
-        found.append(seconds / allowed)
+    dense = space.dense.nanoseconds
+    found = [seconds / budget.allowed_seconds(dense, dense_seconds) for budget in budgets if budget.field == "nanoseconds"]
     return max(found, default=0.0)
 
 

@@ -78,11 +78,11 @@ def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home:
     )  # fmt: skip
     with Store.open(storage) as store:
         ours = _Bench(single, kernels, store, home, say).shapes()
-        duels = []
-        for format in study.formats:
+        duels = {}
+        for format in map(cell_text, study.formats):
             say(f"{format} beside all other kernels")
             alone = replace(single, formats=[format], peers=True)
-            duels.append(_Bench(alone, kernels, store, home, say).shapes())
+            duels[format] = _Bench(alone, kernels, store, home, say).shapes()
         whole: dict[str, Any] = {}
         if study.profiles:
             wanted = Wanted(
@@ -92,8 +92,8 @@ def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home:
             whole = _Bench(wanted, kernels, store, home, say).model()
     return {
         "kernels": study.model_dump(mode="json", exclude={"claims"}), "digest": study.digest, "environment": ours["environment"],
-        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [_brief(row) for duel in duels for row in duel["rows"]],
-        "against_peers": [row for duel in duels for row in duel["against_peers"]],
+        "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [_brief(row) for duel in duels.values() for row in duel["rows"]],
+        "against_peers": [row for format, duel in duels.items() for row in duel["against_peers"] if row["format"] == format],
         **{key: whole[key] for key in ("workload", "parts", "check", "check_median_error") if key in whole},
         "table": [_brief(row) for row in whole.get("rows", [])],
     }  # fmt: skip
@@ -212,7 +212,7 @@ def _part_row(kind: str, timing: Timing, workload: Workload, here: dict[str, Any
 def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
     """For every cell that ours and others ran: seconds of the fastest other over those of ours, paired in the same rounds."""
     found = []
-    for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows if row.format != "dense"):
+    for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows):
         here = [row for row in rows if (row.shape, row.dtype, row.tokens, row.format) == cell]
         ours = [row for row in here if row.kernel.startswith(OURS)]
         others = [row for row in here if not row.kernel.startswith(OURS)]

@@ -46,6 +46,20 @@ class Budget:
         value: int = getattr(cost, self.field)
         return value
 
+    @property
+    def relative(self) -> bool:
+        """Is it a share of the dense model, as in `latency=0.8x`?"""
+        return self.text.partition("=")[2].partition(",")[0].strip().lower().endswith("x")
+
+    def allowed_seconds(self, dense_nanoseconds: int, dense_seconds: float | None) -> float:
+        """What a latency budget allows of measured time: a share is of what the dense model was measured at, not of what its costs say.
+
+        dense_nanoseconds: the dense model's cost, from which the limit was taken. dense_seconds: None where it was not measured.
+        """
+        if self.relative and dense_seconds is not None:
+            return dense_seconds * self.limit / dense_nanoseconds
+        return self.limit / 1e9
+
     @staticmethod
     def parse(text: str, space: Space) -> Budget:
         """Turn `bits=3.0` and its kin into an integer limit for this space. Raises UsageError."""

@@ -33,6 +33,11 @@ class Site:
     own_params: int = 0
 
     @property
+    def expert(self) -> bool:
+        """Is it one matrix of a stacked expert tensor?"""
+        return self.name.endswith("]")
+
+    @property
     def role(self) -> str:
         """Last component of the path without an expert index: `q_proj`."""
         return self.name.rsplit(".", 1)[-1].split("[", 1)[0]

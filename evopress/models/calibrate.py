@@ -79,7 +79,8 @@ class _Sum:
         x_TC = x.detach().reshape(-1, self.columns).to(torch.float32)
         # Symmetric: four column strips down to the diagonal are 10/16 of the work, and this product is as dear as the forward itself.
         for start, stop in self._strips():
-            self.total_CC[:stop, start:stop].addmm_(x_TC[:, :stop].T, x_TC[:, start:stop])
+            # A product of its own first: a multiply that begins with the total adds token after token to a number as large as all of them.
+            self.total_CC[:stop, start:stop] += x_TC[:, :stop].T @ x_TC[:, start:stop]
         self.tokens += x_TC.shape[0]
 
     def _strips(self) -> list[tuple[int, int]]:

@@ -174,7 +174,7 @@ def _observed_inputs(model: nn.Module, linears: list[Site]) -> tuple[dict[str, s
     inputs = {"inputs_embeds": torch.empty(1, 2, embedding.weight.shape[1], device="meta", dtype=embedding.weight.dtype)}
     try:
         for site in linears:
-            if not site.name.endswith("]"):
+            if not site.expert:
                 module = model.get_submodule(site.name)
                 handles.append(module.register_forward_pre_hook(lambda _, args, name=site.name: observe(name, args[0])))
         # Routing depends on values, which meta tensors lack; experts keep the shape of what they are given.

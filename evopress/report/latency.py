@@ -33,23 +33,35 @@ def workload_json(workload: Workload) -> dict[str, Any]:
     return {"text": str(workload), "phase": workload.phase, "batch": workload.batch, "context": workload.context}
 
 
-def latency_json(cost: Cost, speed: Mapping[str, LatencyRow], workload: Workload, budgets: Sequence[Budget]) -> dict[str, Any]:
+def latency_json(
+    cost: Cost, speed: Mapping[str, LatencyRow], workload: Workload, budgets: Sequence[Budget], dense_cost: Cost,
+    dense: Mapping[str, LatencyRow],
+) -> dict[str, Any]:  # fmt: skip
     """Seconds of one pass of the workload, estimated and (where the profile was timed) measured.
 
-    error: of the estimate, relative to the measurement; below zero where the table promises too much. limit_seconds: the least of the
-    latency budgets. meets_budget: is the measured median within it? sure: does the interval of the median lie on that side as a whole?
+    error: of the estimate, relative to the measurement; below zero where the table promises too much. limit_seconds: the least that a
+    latency budget allows, a share being of the dense model's measured time where there is one. meets_budget: is the measured median within
+    it? sure: does the interval of the median lie on that side as a whole? dense: what was timed of the dense model.
     """
-    limit = min(budget.limit for budget in budgets if budget.field == "nanoseconds") / 1e9
-    estimated = cost.nanoseconds / 1e9
+    of_dense = _passes(dense.get(workload.phase), workload)
+    limits = [one.allowed_seconds(dense_cost.nanoseconds, of_dense and of_dense[1]) for one in budgets if one.field == "nanoseconds"]
+    limit, estimated = min(limits), cost.nanoseconds / 1e9
     found: dict[str, Any] = {"estimated_seconds": estimated, "limit_seconds": limit}
-    row = speed.get(workload.phase)
-    if row is None:
+    own = _passes(speed.get(workload.phase), workload)
+    if own is None:
         return found
-    passes = row.tokens if workload.phase == "decode" else 1
-    low, median, high = (value / passes for value in (row.low_seconds, row.median_seconds, row.high_seconds))
+    low, median, high = own
     met = median <= limit
     found |= {"measured_seconds": median, "low_seconds": low, "high_seconds": high, "error": estimated / median - 1}
     return found | {"meets_budget": met, "sure": high <= limit if met else low > limit}
+
+
+def _passes(row: LatencyRow | None, workload: Workload) -> tuple[float, float, float] | None:
+    """Seconds of one pass, low, median and high."""
+    if row is None:
+        return None
+    passes = row.tokens if workload.phase == "decode" else 1
+    return row.low_seconds / passes, row.median_seconds / passes, row.high_seconds / passes
 
 
 def header(workload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -84,7 +96,7 @@ def notes(document: Document) -> list[str]:
             " timed, so whether it takes that long is not known"
         ]
     said = f"table says {1e3 * own['estimated_seconds']:,.2f} ms, measured {1e3 * own['measured_seconds']:,.2f} ms ({own['error']:+.1%})"
-    found = [f"latency, {workload['text']}: {label}: {said}; measured in turns as whole models, a budget is met by the table's estimate"]
+    found = [f"latency, {workload['text']}: {label}: {said}; all are measured in turns as whole models, and a share is of dense in these"]
     if not own["sure"]:
         found.append(f"note: the interval of the measured time of {label} holds the budget of {limit}: time it again to be sure")
     if not own["meets_budget"]:

@@ -25,6 +25,7 @@ Document = dict[str, Any]
 def result_json(run: Run) -> Document:
     """Everything the table says, and what it traces to: study digest, commits, environments, seed, and the wall time of every execution."""
     totals, workload, budgets = run.outcome.totals, run.plan.workload, run.plan.budgets
+    dense = next((row.speed for row in run.rows if row.label == "dense"), {})
     return {
         "study": {"name": run.study.name, "digest": run.study.digest, **run.study.identity},
         "model": run.plan.ref.name,
@@ -52,7 +53,10 @@ def result_json(run: Run) -> Document:
         "fitness": run.study.fitness,
         "winner": run.best.label,
         "remarks": dict(run.remarks),
-        "rows": [_row(row, None if workload is None else latency_json(row.cost, row.speed, workload, budgets)) for row in run.rows],
+        "rows": [
+            _row(row, None if workload is None else latency_json(row.cost, row.speed, workload, budgets, run.plan.space.dense, dense))
+            for row in run.rows
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from evopress_native import evopress_kernels, machine, native, toolchain
-from evopress_native.generate import bitmask_source, integer_source
+from evopress_native.generate import bitmask_source, dense_source, integer_source
 from evopress_native.machine import BASE, DOT, TILES, WIDE, Machine, read_machine
 from evopress_native.toolchain import cache_folder, compiler, library
 
@@ -159,7 +159,7 @@ def test_a_cc_that_is_not_there_is_passed_over(monkeypatch):
 
 def test_without_a_compiler_nothing_is_supported_and_the_error_says_what_to_install(no_compiler, monkeypatch):
     monkeypatch.setattr(native, "this_machine", lambda: Machine(256, False, False))
-    for kernel, format in zip(evopress_kernels(), ("int4-g32", "bitmask"), strict=True):
+    for kernel, format in zip(evopress_kernels(), ("int4-g32", "bitmask", "dense"), strict=True):
         assert not kernel().supports(format, (8, 64), "cpu", torch.float32)
         native.compiled.cache_clear()
         with pytest.raises(MissingDependency) as caught:
@@ -196,7 +196,8 @@ def test_the_systems_compiler_says_what_it_refuses(tmp_path, flags):
 )
 def test_sources_compile_without_a_warning_for_processors_that_are_not_here(target, tmp_path):
     for bfloat in (True, False):
-        for name, source in (("int", integer_source(target, 6, bfloat)), ("mask", bitmask_source(target, bfloat))):
+        sources = {"int": integer_source(target, 6, bfloat), "mask": bitmask_source(target, bfloat), "dense": dense_source(target, bfloat)}
+        for name, source in sources.items():
             (tmp_path / "kernel.c").write_text(source)
             command = [
                 compiler(),

@@ -13,6 +13,7 @@ from evopress.store import LatencyRow
 
 DECODE, PREFILL = Workload("decode", 1, 512), Workload("prefill", 4, 512)
 BUDGETS = (Budget("latency=0.8x", "nanoseconds", 31_000_000), Budget("size=1GiB", "bytes", 2**30))
+DENSE = Cost(20, 20, 38_750_000)
 
 
 def timed(phase: str, median: float, spread: float = 0.01, tokens: int = 64) -> dict[str, LatencyRow]:
@@ -21,7 +22,7 @@ def timed(phase: str, median: float, spread: float = 0.01, tokens: int = 64) -> 
 
 
 def told(median: float, spread: float = 0.01, estimated: float = 0.0312) -> dict[str, Any]:
-    return latency_json(Cost(9, 9, round(estimated * 1e9)), timed("decode", 64 * median, spread), DECODE, BUDGETS)
+    return latency_json(Cost(9, 9, round(estimated * 1e9)), timed("decode", 64 * median, spread), DECODE, BUDGETS, DENSE, {})
 
 
 def document(latency: dict[str, Any], dense: float | None = 0.040) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def document(latency: dict[str, Any], dense: float | None = 0.040) -> dict[str, 
 
 def test_decoding_is_told_a_token_and_a_prompt_whole() -> None:
     assert told(0.032)["measured_seconds"] == pytest.approx(0.032)
-    whole = latency_json(Cost(1, 1, 500_000_000), timed("prefill", 0.6, tokens=512), PREFILL, BUDGETS)
+    whole = latency_json(Cost(1, 1, 500_000_000), timed("prefill", 0.6, tokens=512), PREFILL, BUDGETS, DENSE, {})
     assert whole["measured_seconds"] == 0.6
     assert header(workload_json(PREFILL))[0] == "table, ms 4 prompts"
     assert header(workload_json(Workload("decode", 4)))[1] == "measured, ms a step of 4 tokens"
@@ -44,7 +45,15 @@ def test_a_cell_each() -> None:
     assert cells(told(0.032)) == ("31.20", "32.00 [31.68, 32.32]", "-2.5%", "no")
     assert cells(told(0.030)) == ("31.20", "30.00 [29.70, 30.30]", "+4.0%", "yes")
     assert [cells(told(median, 0.1))[-1] for median in (0.030, 0.032)] == ["yes?", "no?"]
-    assert cells(latency_json(Cost(1, 1, 31_200_000), {}, DECODE, BUDGETS)) == ("31.20", "-", "-", "-")
+    assert cells(latency_json(Cost(1, 1, 31_200_000), {}, DECODE, BUDGETS, DENSE, {})) == ("31.20", "-", "-", "-")
+
+
+@pytest.mark.parametrize(("text", "limit"), [("latency=0.8X,decode", 0.032), ("latency=31ms", 0.031)])
+def test_a_share_is_of_the_measured_dense_model(text: str, limit: float) -> None:
+    budgets = (Budget(text, "nanoseconds", 31_000_000),)
+    found = latency_json(Cost(9, 9, 31_200_000), timed("decode", 64 * 0.0315, 0.001), DECODE, budgets, DENSE, timed("decode", 64 * 0.040))
+    assert found["limit_seconds"] == pytest.approx(limit)
+    assert found["meets_budget"] == (limit == 0.032)
 
 
 def test_a_winner_above_its_budget_is_warned_of_with_the_ratio() -> None:

@@ -159,6 +159,13 @@ def test_the_dense_the_cheapest_and_the_dearest():
     assert found.cheapest.nanoseconds == 16000
 
 
+def test_a_mixture_of_experts_is_refused():
+    site = Site("b.m.experts.up[3]", "linear", (16, 8), 0, "b.m")
+    found = space()
+    with pytest.raises(UsageError, match="cannot price a mixture of experts"):
+        priced(replace(found, sites=(*found.sites[:-1], site)), METHODS, times(), DECODE, "m", "")
+
+
 def test_a_missing_time_names_the_command_that_measures_it():
     known = times()
     lost = replace(known, cells={cell: found for cell, found in known.cells.items() if cell.format == "dense"},
