@@ -78,7 +78,7 @@ def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
 def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, workload: Workload, model: str, name: str) -> Space:
     """The space with nanoseconds in all its costs. model, name: digest of its configuration, and what `-m` takes.
 
-    Raises NotFound, naming the command that measures what the table lacks; UsageError for a mixture of experts, of which a token takes a few.
+    Raises NotFound, naming the command that measures what the table lacks; UsageError for a mixture of experts.
     """
     if any(site.expert for site in space.sites):
         raise UsageError(
