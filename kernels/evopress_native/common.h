@@ -1,6 +1,6 @@
 /* What the kernels share: vector types by instruction set, bfloat16, the header of packed weights, threads. Included after the constants
-   that `generate.py` writes: WIDTH (512 or 256 bits), BFLOAT_DOT, TILES (0 or 1), X_BFLOAT (type of the activations), AHEAD (bytes of
-   prefetch). A word is 64 bytes: 16 rows, each with 16 bits (integers) or a pair of columns (values), lane = row. */
+   that `generate.py` writes: WIDTH (512 or 256 bits), BFLOAT_DOT, QUICK_DOT, TILES (0 or 1), X_BFLOAT (type of the activations), AHEAD
+   (bytes of prefetch). A word is 64 bytes: 16 rows, each with 16 bits (integers) or a pair of columns (values), lane = row. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -55,7 +55,8 @@ def _of_machine(machine: Machine, bfloat: bool) -> dict[str, object]:
     # Sixteen token tiles of 1 KiB a step share half of the second cache.
     chunk = max(4, machine.second_bytes // 2 // (16 * 1024))
     return {
-        "WIDTH": machine.width, "BFLOAT_DOT": int(machine.dot), "TILES": int(machine.tiles and bfloat), "X_BFLOAT": int(bfloat),
+        "WIDTH": machine.width, "BFLOAT_DOT": int(machine.dot), "QUICK_DOT": int(machine.quick_dot and not machine.tiles and bfloat),
+        "TILES": int(machine.tiles and bfloat), "X_BFLOAT": int(bfloat),
         "AHEAD": ahead, "CHUNK": chunk,
     }  # fmt: skip
 

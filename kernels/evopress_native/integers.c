@@ -3,15 +3,15 @@
    Codes become floating point without a conversion: `expand` (generated) moves the BITS of a code into the mantissa of a bfloat16 whose
    value is then BIAS + code (8 bits: two nibbles). T tokens, C columns in, G groups, lane = row.
 
-   Three engines. TILES: the expanded words are rows of an AMX B tile as they lie, x is the A tile. For one or a few bfloat16 tokens: codes
-   masked into float32 where they lie and multiply-added; the bfloat16 dot product is slower, since it takes one port twice. For float32
-   activations: the zero is subtracted before the multiply, so that nothing is lost. */
+   Four engines. TILES: the expanded words are rows of an AMX B tile as they lie, x is the A tile. QUICK_DOT: the expanded words meet pairs
+   of x in bfloat16 dot products. For a few bfloat16 tokens elsewhere: codes masked into float32 where they lie and multiply-added, since
+   there a dot product takes one port twice. For float32 activations: the zero is subtracted before the multiply, so that nothing is lost. */
 
 typedef struct {
     const Form *form;
     const uint8_t *codes, *zeros;
     const uint16_t *scales;
-    const void *x;       /* T rows of groups*padded columns: bfloat16 for tiles, float32 otherwise */
+    const void *x;       /* T rows of groups*padded columns: bfloat16 for tiles and quick dot products, float32 otherwise */
     const float *sums;   /* T rows of G: sum of x over a group */
     const float *biased; /* the same of x times the bias of its column */
     int64_t stride;      /* columns a row of x */
@@ -109,7 +109,43 @@ static void tile_blocks(const Job *j, int64_t first, int64_t last) {
 }
 #endif
 
-#if X_BFLOAT
+#if QUICK_DOT
+INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
+    const Form *f = j->form;
+    const int chains = tokens == 1 ? 8 : tokens == 2 ? 4 : 2; /* sums enough to hide the latency of a dot product */
+    const uint8_t *p = j->codes + first * (f->groups * f->padded * (BLOCK * BITS / 8));
+    for (int64_t block = first; block < last; block++) {
+        const uint32_t *x = (const uint32_t *)((const uint16_t *)j->x + token * j->stride); /* pairs of columns */
+        VF total[4];
+        UNROLL for (int t = 0; t < tokens; t++) total[t] = ZERO();
+        for (int64_t q = 0; q < f->groups; q++) {
+            VF sum[8];
+            UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
+            for (int64_t c = 0; c < f->padded; c += COLUMNS, p += 64 * WORDS, x += CODES) {
+                VI v[PARTS * CODES];
+                UNROLL for (int w = 0; w < WORDS; w++) _mm_prefetch((const char *)(p + AHEAD + 64 * w), _MM_HINT_T0);
+                expand(p, v);
+                UNROLL for (int k = 0; k < CODES; k++)
+                    UNROLL for (int t = 0; t < tokens; t++) {
+                        __m512bh two = (__m512bh)_mm512_set1_epi32((int)x[t * j->stride / 2 + k]);
+                        UNROLL for (int part = 0; part < PARTS; part++) {
+                            int i = t * chains + (k * PARTS + part) % chains;
+                            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)v[k * PARTS + part], two);
+                        }
+                    }
+            }
+            int64_t at = (block * f->groups + q) * BLOCK;
+            VF scale = FROM_HALF(j->scales + at), z = ADD(FROM_BYTES(j->zeros + at), SPLAT(BIAS));
+            UNROLL for (int t = 0; t < tokens; t++) {
+                VF dot = sum[t * chains];
+                UNROLL for (int i = 1; i < chains; i++) dot = ADD(dot, sum[t * chains + i]);
+                total[t] = FMA(scale, FNMA(z, SPLAT(j->sums[(token + t) * f->groups + q]), dot), total[t]);
+            }
+        }
+        UNROLL for (int t = 0; t < tokens; t++) put_block(f, j->y, token + t, block, total + t);
+    }
+}
+#elif X_BFLOAT
 /* bias + code as float32 wherever the code lies in its word (see words.py); the sums of bias * x and of zero * x are taken off per group. */
 INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token, const int tokens) {
     const Form *f = j->form;
@@ -196,9 +232,9 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token,
 }
 #endif
 
-/* Lay x as the engines want it: groups padded with zeros, in float32 unless tiles take it, and summed by group. 1 without memory. */
-#if TILES
-static int prepare_tiles(Job *j, const X *x) {
+/* Lay x as the engines want it: groups padded with zeros, in float32 unless pairs of it are taken, and summed by group. 1 without memory. */
+#if TILES || QUICK_DOT
+static int prepare_pairs(Job *j, const X *x) {
     const Form *f = j->form;
     int plain = f->padded == f->group;
     size_t sums = (size_t)(j->tokens * f->groups + 15) / 16 * 64;
@@ -229,7 +265,9 @@ static int prepare(Job *j, const X *x) {
     const Form *f = j->form;
     j->stride = f->groups * f->padded;
 #if TILES
-    if (j->tokens >= LEAST_TILE_TOKENS) return prepare_tiles(j, x);
+    if (j->tokens >= LEAST_TILE_TOKENS) return prepare_pairs(j, x);
+#elif QUICK_DOT
+    return prepare_pairs(j, x);
 #endif
     size_t all = (size_t)(j->tokens * j->stride), groups = (size_t)(j->tokens * f->groups);
     float *copy = scratch((all + 2 * groups) * 4), *sums = copy + all, *biased = sums + groups;

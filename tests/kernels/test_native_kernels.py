@@ -22,7 +22,7 @@ from evopress.latency.sample import random_variant
 from evopress.testing.kernels import DTYPES, check_kernel, tolerance
 
 HERE = this_machine() or Machine(256, False, False)
-OTHERS = (Machine(512, True, False), Machine(512, False, False), Machine(256, False, False))
+OTHERS = (Machine(512, True, False, quick_dot=True), Machine(512, True, False), Machine(512, False, False), Machine(256, False, False))
 TOKENS = (1, 2, 3, 5, 16, 17, 33, 65, 300)
 GROUPS = {(1, 1): 1, (7, 33): 33, (33, 145): 29, (40, 192): 32, (80, 8192): 8192}
 """Shape -> group: with one weight, with rows and groups to be padded, with more groups than are in flight, and with one to be split."""
