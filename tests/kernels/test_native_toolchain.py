@@ -192,7 +192,15 @@ def test_the_systems_compiler_says_what_it_refuses(tmp_path, flags):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "target", [Machine(512, True, True), Machine(512, True, False), Machine(512, False, False), Machine(256, False, False)], ids=str
+    "target",
+    [
+        Machine(512, True, True),
+        Machine(512, True, False),
+        Machine(512, True, False, quick_dot=True),
+        Machine(512, False, False),
+        Machine(256, False, False),
+    ],
+    ids=str,
 )
 def test_sources_compile_without_a_warning_for_processors_that_are_not_here(target, tmp_path):
     for bfloat in (True, False):
@@ -244,6 +252,18 @@ def test_a_machine_is_what_its_flags_say(flags, found, name):
     assert str(found) == name
 
 
+@pytest.mark.parametrize(("vendor", "flags", "quick"), [
+    ("AuthenticAMD", ZEN4, True), ("AuthenticAMD", SKYLAKE, False), ("GenuineIntel", ZEN4, False), ("GenuineIntel", SAPPHIRE, False),
+])  # fmt: skip
+def test_dot_products_are_quick_on_amds_processors(vendor, flags, quick):
+    found = read_machine(f"vendor_id\t: {vendor}\nflags\t: {flags}\n", {}, {})
+    assert found.quick_dot == quick
+    assert (str(found) == "avx512-quick-bf16") == quick
+    while found is not None:
+        assert found.dot or not found.quick_dot
+        found = found.lesser
+
+
 def test_caches_are_the_cores_own_data():
     sizes = {"index0": "48K\n", "index1": "32K\n", "index2": "2048K\n", "index3": "105M\n"}
     levels = {"index0": "1 Data", "index1": "1 Instruction", "index2": "2 Unified", "index3": "3 Unified"}
@@ -280,6 +300,8 @@ def test_this_machine_is_read_from_planted_files(tmp_path, monkeypatch):
 def test_a_machine_that_no_processor_is_is_refused(width, dot, tiles):
     with pytest.raises(ValueError, match="no processor has"):
         Machine(width, dot, tiles)
+    with pytest.raises(ValueError, match="no processor has"):
+        Machine(512, False, False, quick_dot=True)
 
 
 @pytest.mark.parametrize(
