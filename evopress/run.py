@@ -49,7 +49,7 @@ from evopress.search.moves import within
 from evopress.speed import speeds
 from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
-from evopress.tightening import ROUNDS, joined, overtime, tighter
+from evopress.tightening import ROUNDS, further, joined, overtime, tighter
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ class _Execution:
             repaired = within(ledger, self.space.genotype(outcome.best), random.Random(self.study.seed))
             simple = {label: self._drive(label, {}, Stops(), plan=plan).best for label in SIMPLE}
             starts = (*(self.space.genotype(profile) for profile in simple.values()), repaired)
-            further = self._drive(name, options, stops, starts, simple["uniform"], plan=plan, track=f"{name} tighter {turn}")
-            outcome = joined(outcome, further)
+            track = f"{name} tighter {turn}"
+            outcome = joined(outcome, self._drive(name, options, further(stops), starts, simple["uniform"], plan=plan, track=track))
         return outcome
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:

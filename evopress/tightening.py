@@ -1,19 +1,23 @@
 """Tighter limits for a search whose answer, as a whole model, takes longer than the LatencyTable says. Pure; called by `evopress.run`.
 
 The sum leaves out what cells do to each other in the caches, a few per cent. So the answer is timed, and where it is above its budget the
-search goes on under a limit that is lower by as much as it missed.
+search goes on under a limit that is lower by as much as it missed, for a part of what the first search could spend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 
 from evopress.api import Budget, Space
-from evopress.search.loop import Outcome, Totals
+from evopress.search.loop import Outcome, Stops, Totals
 
 ROUNDS = 3
 """Searches under tighter limits, at most."""
+SHARE = 4
+"""A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
 MARGIN = 0.99
 """Of the limit that would just do: the next timing differs a little."""
 
@@ -33,6 +37,24 @@ def tighter(budgets: Sequence[Budget], times: float) -> tuple[Budget, ...]:
     return tuple(
         replace(budget, limit=int(budget.limit / times * MARGIN)) if budget.field == "nanoseconds" else budget for budget in budgets
     )
+
+
+def further(stops: Stops) -> Stops:
+    """Where a search under a tighter limit stops."""
+    return _scaled(stops, Fraction(1, SHARE))
+
+
+def altogether(stops: Stops) -> Stops:
+    """What the first search and all further ones may spend."""
+    return _scaled(stops, 1 + Fraction(ROUNDS, SHARE))
+
+
+def _scaled(stops: Stops, times: Fraction) -> Stops:
+    def whole(value: int | None) -> int | None:
+        return None if value is None else ceil(value * times)
+
+    seconds = None if stops.seconds is None else stops.seconds * float(times)
+    return Stops(whole(stops.generations), whole(stops.tokens), seconds, whole(stops.evaluations))
 
 
 def joined(first: Outcome, second: Outcome) -> Outcome:

@@ -29,7 +29,7 @@ from evopress.latency.clock import Clock, Timing
 from evopress.latency.table import Cell, LatencyTable, cell_format
 from evopress.models.calls import Forward, replaced
 from evopress.models.stitch import Stitcher
-from evopress.models.weights import slot_of
+from evopress.models.weights import Slot, slot_of
 
 VariantOf = Callable[[Site, Level], Variant]
 DTYPES = (torch.bfloat16, torch.float32)
@@ -178,7 +178,7 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
             format, name = (PLAIN, PLAIN) if level == DENSE else (variant_of(site, level).format, NO_KERNEL)
             running.append(Running(site, format, PLAIN, name, plain_bytes))
             continue
-        variant = variant_of(site, level) if level != DENSE else _dense(site, slot.parameter)
+        variant = variant_of(site, level) if level != DENSE else _dense(site, slot)
         kernel = pick(variant, dtype)
         if kernel.name == PLAIN:
             running.append(Running(site, PLAIN, PLAIN, PLAIN, plain_bytes))
@@ -192,8 +192,8 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
     return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, running)
 
 
-def _dense(site: Site, parameter: Tensor) -> Variant:
-    return Variant(site, DENSE, PLAIN, {"weight": parameter.detach()}, dense_cost(site.weights))
+def _dense(site: Site, slot: Slot) -> Variant:
+    return Variant(site, DENSE, PLAIN, {"weight": slot.view(slot.parameter.detach())}, dense_cost(site.weights))
 
 
 def _forward(kernel: Kernel, packed: Mapping[str, Tensor], bias: Tensor | None) -> Forward:

@@ -12,6 +12,7 @@ from tiny import tokens
 
 from evopress.api import ABSENT, DENSE, DROP, Level, Profile, UsageError
 from evopress.api.formats import bitmask_variant, decode, int_variant, minmax_grid
+from evopress.hooks.registry import Registry
 from evopress.latency.runtime import NO_KERNEL, bench, bench_interleaved, build, choose, first_fitting, generate, label
 from evopress.models.sites import find_sites
 from evopress.models.stitch import Stitcher
@@ -117,6 +118,19 @@ def test_dense_profile_runs_the_plain_model():
         assert torch.equal(model(ids).logits, before)
         assert packed.kernels == {"dense": 14}
         assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("length", [1, 8, 9])
+def test_every_installed_kernel_of_dense_weights_computes_the_plain_model(family, length):
+    model = tiny(family)
+    sites, ids = find_sites(model).sites, tokens(1, length)
+    before = model(ids).logits
+    for kernel in Registry.load().kernels():
+        if kernel.supports("dense", (8, 8), "cpu", torch.float32):
+            with build(model, sites, profile_of(sites, DENSE), rounding(model), lambda *_, kernel=kernel: kernel) as packed:
+                assert list(packed.kernels) == [kernel.name if kernel.packed else NO_KERNEL]
+                assert torch.allclose(model(ids).logits, before, atol=1e-4), kernel.name
 
 
 class OtherDense(type(next(kernel for kernel in kernels() if kernel.name == "dense"))):
