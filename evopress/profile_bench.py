@@ -193,11 +193,7 @@ def _against_table(bench: Workbench, packed: PackedModel, table: LatencyTable, w
 
 def table_sum(packed: PackedModel, sites: tuple[Site, ...], table: LatencyTable, model: str, workload: Workload) -> float:
     """Seconds of one pass by the table, with the kernels that this model runs. model: digest. Raises NotFound for a missing cell."""
-    total = 0.0
-    for part in (Part(model, kind, workload) for kind in ("model", *_kept(sites, packed.profile))):
-        if part not in table.parts:
-            raise NotFound(f"What the model takes beside its matrices ({part.kind}) was never timed for {workload} on {table.about}.")
-        total += table.parts[part].median
+    total = sum(table.part(Part(model, kind, workload)).median for kind in ("model", *_kept(sites, packed.profile)))
     return total + sum(_seconds(one, table, workload.tokens) for one in packed.running)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evopress.api.errors import NotFound, QualityGateFailed
+from evopress.api.errors import MissingDependency, NotFound, QualityGateFailed
 from evopress.cli.options import Json
 from evopress.cli.output import print_json, print_table, say
 
@@ -78,6 +78,8 @@ def _check(plugin: Plugin, registry: Registry) -> tuple[str, str]:
         return "no check", f"evopress.testing has no check for a {plugin.kind}"
     try:
         return "pass", checker(registry.get(plugin.kind, plugin.name))
+    except MissingDependency as missing:  # nothing is wrong with a plugin whose library or device is not here
+        return "no check", f"{missing.message} {missing.hint}".strip()
     # A plugin may fail in any way; that is what is being found out, and it must not keep the others from being checked.
     except Exception as error:
         return "fail", str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"

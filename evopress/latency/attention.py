@@ -1,7 +1,7 @@
 """Attention of one new token per sequence on a CPU, as decoding needs it: two small products over keys and values.
 
-torch's fused attention is made for many queries; for one it takes several times as long, which would hide what compression gains in a
-whole model. Everything else is left to torch. Called by latency.runtime.
+torch's fused attention is made for many queries; in bfloat16 one takes it several times as long, which would hide what compression gains in
+a whole model (`pytest -m slow -s tests/latency/test_attention.py` prints both). All else is left to torch. Called by latency.runtime.
 
 Shapes: B batch, H heads, K key-value heads, G heads that share one of them, L keys, D columns of a head.
 """
@@ -41,16 +41,14 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     return one_query(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
 @contextmanager
 def quick_decoding(model: nn.Module) -> Iterator[None]:
     """Let a model that uses torch's fused attention use `attend` instead; any other is left as it is."""
     config: Any = model.config
     standard = getattr(config, "_attn_implementation", None) == STANDARD
     if standard:
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)  # type: ignore[operator]
     try:
         yield

@@ -8,7 +8,6 @@ Shapes: R rows out, C columns in, T tokens.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,8 +54,9 @@ class KernelRow:
     ratio_to_dense: seconds over those of the dense layer, paired in the same rounds; below 1 is faster.
     weight_bytes: what the kernel keeps in memory. read_bytes: what of it a call reads. gigabytes_per_second: weights read and activations
         moved, over the median.
-    floor_seconds: least time this machine would need for the same bytes and operations; floor_share: that over the median, 1 is perfect
-        and 0 means that nothing needs doing (`absent`).
+    floor_seconds: least time this machine would need for the same bytes and operations, at the fastest reading known of it: before, by
+        the probe in these rounds, or by a kernel in them. floor_share: that over the median, 1 is perfect and 0 means that nothing needs
+        doing (`absent`).
     rounding: error the kernel adds on purpose, as it states it.
     """
 
@@ -148,8 +148,11 @@ def bench_kernels(
 
 @dataclass(frozen=True)
 class _Job:
+    """params: weights multiplied with, of which a sparse or low-rank format has fewer. packed: copies, so that none stays in a cache."""
+
     kernel: Kernel
     format: str
+    params: int
     packed: tuple[Mapping[str, Tensor], ...]
 
 
@@ -162,15 +165,18 @@ def _jobs(
         format, density = split_cell(text)
         if not fits_format(format, shape):
             continue
-        fitting = [kernel for kernel in kernels if kernel.packed and kernel.supports(format, shape, kind, dtype)]
-        chosen = fitting if fitting and (every or format == PLAIN) else [choose(format, shape, kind, dtype, kernels)]
+        fitting = [kernel for kernel in kernels if kernel.supports(format, shape, kind, dtype)]
+        if not fitting:
+            continue
+        packed_ones = [kernel for kernel in fitting if kernel.packed]
+        chosen = packed_ones if packed_ones and (every or format == PLAIN) else [choose(format, shape, kind, dtype, kernels)]
         chosen.sort(key=lambda kernel: kernel.name != PLAIN)  # torch's own layer first: what all others are compared with
         variant = random_variant(format, shape, generator, density)
         for kernel in chosen:
             packed = {key: tensor.to(device) for key, tensor in kernel.pack(variant, dtype).items()}
             count = min(1024, max(1, working_set // max(1, variant_bytes(packed))))
             copies = [{key: tensor.clone() for key, tensor in packed.items()} for _ in range(count - 1)] if variant_bytes(packed) else []
-            yield _Job(kernel, text, (packed, *copies))
+            yield _Job(kernel, text, variant.cost.params, (packed, *copies))
 
 
 def split_cell(text: str) -> tuple[str, float]:
@@ -236,14 +242,16 @@ def _turns(
 
 
 def _rows(jobs: Sequence[_Job], turns: _Turns, x_TC: Tensor, shape: tuple[int, int], floor: Floor) -> Iterator[KernelRow]:
-    if turns.reading:
-        floor = Floor(PROBE_PART_BYTES / statistics.median(turns.reading), floor.flops_per_second)
     timings = [Timing.of(own) for own in turns.cold]
     dtype, tokens = _name(x_TC.dtype), x_TC.shape[0]
-    for job, timing, again in zip(jobs, timings, turns.warm, strict=True):
-        read = job.kernel.read_bytes(job.packed[0], tokens)
-        moved = read + tokens * sum(shape) * x_TC.element_size() if read else 0
-        least = floor.seconds(moved, 2 * tokens * math.prod(shape) if moved else 0, dtype)
+    reads = [job.kernel.read_bytes(job.packed[0], tokens) for job in jobs]
+    moves = [read + tokens * sum(shape) * x_TC.element_size() if read else 0 for read in reads]
+    if turns.reading:  # large weights: what was read in these rounds can be read
+        probed = PROBE_PART_BYTES / statistics.median(turns.reading)
+        reached = max(moved / timing.median for moved, timing in zip(moves, timings, strict=True))
+        floor = Floor(max(floor.bytes_per_second, probed, reached), floor.flops_per_second)
+    for job, timing, again, read, moved in zip(jobs, timings, turns.warm, reads, moves, strict=True):
+        least = floor.seconds(moved, 2 * tokens * job.params if moved else 0, dtype)
         yield KernelRow(
             job.kernel.name, label(job.kernel), job.format, shape, tokens, dtype, timing, Timing.of(again), ratio(timing, timings[0]),
             variant_bytes(job.packed[0]), read, moved / timing.median / 1e9, least, least / timing.median, job.kernel.rounding,

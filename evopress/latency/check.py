@@ -43,7 +43,7 @@ def check_table(
 
 
 def estimate(profile: Profile, sites: Sequence[Site], table: LatencyTable, model_digest: str, workload: Workload) -> float:
-    """Seconds by the table of a profile whose levels name their format. Raises NotFound for a missing cell."""
+    """Seconds by the table of a profile whose levels name their format. Raises NotFound for a missing cell or part."""
     kept = [site.kind for site in sites if site.kind != "linear" and profile[site.name] not in (ABSENT, DROP)]
-    parts = sum(table.parts[Part(model_digest, kind, workload)].median for kind in ("model", *kept))
+    parts = sum(table.part(Part(model_digest, kind, workload)).median for kind in ("model", *kept))
     return parts + sum(linear_seconds(profile, sites, table, workload.tokens).values())

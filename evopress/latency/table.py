@@ -60,8 +60,20 @@ class LatencyTable:
         """The fastest kernel of a cell. Raises NotFound."""
         found = self.cells.get(cell)
         if not found:
-            raise NotFound(f"{cell.format} of {cell.shape[0]}x{cell.shape[1]} at {cell.tokens} tokens was never timed on {self.about}.")
+            raise NotFound(
+                f"{cell.format} of {cell.shape[0]}x{cell.shape[1]} at {cell.tokens} tokens was never timed on {self.about}.",
+                f"Run: evopress kernels bench --workload decode --format {cell.format}, with the workload and model in question.",
+            )
         return min(found, key=lambda measured: (measured.median, measured.kernel))
+
+    def part(self, part: Part) -> Measured:
+        """What a model does beside its matrices. Raises NotFound."""
+        if part not in self.parts:
+            raise NotFound(
+                f"What the model takes beside its matrices ({part.kind}) was never timed for {part.workload} on {self.about}.",
+                f"Run: evopress kernels bench --workload {part.workload}, with the model in question.",
+            )
+        return self.parts[part]
 
     def missing(self, cells: Iterable[Cell], parts: Iterable[Part]) -> tuple[list[Cell], list[Part]]:
         """What the table does not hold."""

@@ -1,15 +1,17 @@
-"""Does a speed study show what is claimed of it? Pure functions of its document; every number is computed anew from samples.
+"""Does a speed study show what is claimed of it? Pure functions of its document.
 
-A claim on kernels must hold at every shape: the value is the worst of them, and its interval decides. Called by the command line and tests.
+Ratios of formats, times and KL are computed anew from samples; duels with peers and floors are those that the bench took of its own. A
+claim on kernels must hold at every shape: the value is the worst of them, and its interval decides. Called by the command line and tests.
 """
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from evopress.latency.clock import Timing
 from evopress.report.claims import COMPARE
 from evopress.report.statistics import paired
 
@@ -65,8 +67,8 @@ def _found(document: Document, claim: SpeedClaim) -> list[Found]:
         errors = [abs(one["error"]) for one in document.get("check", ())]
         if not errors:
             return []
-        median = statistics.median(errors)
-        return [(median, median, median, len(errors), f"largest {max(errors):.3f}")]
+        spread = Timing.of(errors)
+        return [(spread.median, spread.low, spread.high, spread.n, f"largest {max(errors):.3f}")]
     return _of_frontier(document, claim)
 
 
@@ -95,9 +97,12 @@ def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found]:
         return []
     if claim.metric == "time":
         return [(*_ratio(own["seconds"], dense["seconds"]), len(own["seconds"]), "of the dense model, in the same rounds")]
-    # Only rows that keep the time themselves, by the whole interval of their own measurement, are rivals.
     limit = claim.within or 1.0
-    rivals = [row for row in rows.values() if row["kind"] == claim.than and _ratio(row["seconds"], dense["seconds"])[0] <= limit]
+    taken = _ratio(own["seconds"], dense["seconds"])[0]
+    if taken > limit:
+        return [(math.inf, math.inf, math.inf, len(own["seconds"]), f"it takes {taken:.3f} of the dense model's time itself")]
+    # A rival is whatever may keep the time by the interval of its own measurement.
+    rivals = [row for row in rows.values() if row["kind"] == claim.than and _ratio(row["seconds"], dense["seconds"])[1] <= limit]
     if not rivals:
         return []
     best = min(rivals, key=lambda row: row["kl"]["mean"])
@@ -106,8 +111,6 @@ def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found]:
 
 
 def _ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    from evopress.latency.clock import Timing
-
     found = Timing.of([a / b for a, b in zip(numerator, denominator, strict=True)])
     return found.median, found.low, found.high
 

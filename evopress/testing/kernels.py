@@ -19,9 +19,10 @@ from evopress.api.formats import GGUF_BLOCKS, column_step, fits_format, variant_
 from evopress.latency.sample import random_variant
 
 VariantOf = Callable[[str, tuple[int, int], torch.Generator], Variant]
-SHAPES = ((1, 1), (7, 33), (5, 48), (16, 32), (33, 128), (48, 96), (64, 64), (80, 192), (96, 512), (112, 256))
+SHAPES = ((1, 1), (7, 33), (5, 48), (16, 32), (33, 128), (48, 96), (64, 64), (80, 192), (96, 512), (112, 256), (272, 512))
+"""The last has weights enough that a kernel may share them among threads."""
 PLAIN = ("dense", "absent", "bitmask", "sparse-2:4", "lowrank-r1", "lowrank-r24")
-GROUPED = tuple(f"int{bits}-g{group}" for bits in range(1, 9) for group in (32, 48, 64, 128, 256))
+GROUPED = tuple(f"int{bits}-g{group}" for bits in range(1, 9) for group in (16, 32, 48, 64, 128, 256))
 FORMATS = (*PLAIN, *GROUPED, *(f"gguf-{type_name}" for type_name in GGUF_BLOCKS))
 TOKENS = (1, 2, 5, 17, 64, 65, 256)
 DTYPES = (torch.bfloat16, torch.float32)
@@ -165,6 +166,8 @@ def _check_not_finite(
         x_TC = x_TC.clone()
         x_TC[bad, column] = value
         result, reference = kernel.run(x_TC, packed).cpu(), kernel.reference(x_TC.cpu(), variant)
+        if math.isnan(value) and bool((result[bad].isinf() & (weight_CR[column] != 0)).any()):
+            raise AssertionError(f"{where}: NaN in token {bad} becomes infinity")
         if not bool(((result[bad].isfinite() == reference[bad].isfinite()) | (weight_CR[column] == 0)).all()):
             what = "NaN" if math.isnan(value) else "infinity"
             raise AssertionError(f"{where}: {what} in token {bad} does not reach the outputs of that token that the reference says")

@@ -40,7 +40,7 @@ class NativeBitmaskKernel(BlockedKernel):
         keep_RC = unpack_bits(variant.tensors["mask"], 1, columns).view(torch.bool)
         weight_RC = torch.zeros(rows, columns, dtype=torch.float16).masked_scatter_(keep_RC, variant.tensors["values"])
         pairs = dtype == torch.bfloat16 and self.machine is not None and self.machine.dot
-        return self.packed_as(pack_bitmask(weight_RC, keep_RC, pairs), rows, 1, dtype)
+        return self.packed_as(pack_bitmask(weight_RC, keep_RC, pairs), (rows, columns), 1, dtype)
 
     def source(self, machine: Machine, kind: int, bfloat: bool) -> str:
         """kind: always 1."""

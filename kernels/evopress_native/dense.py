@@ -49,9 +49,11 @@ class NativeDenseKernel(NativeKernel):
         return {"weight": variant.tensors["weight"].detach().to(dtype).contiguous()}
 
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
-        """T×C to T×R."""
+        """T×C to T×R. Raises ValueError for another type or width than was packed for: the C would read what is not there."""
         weight = packed["weight"]
         (tokens, columns), rows = x.shape, weight.shape[0]
+        if columns != weight.shape[1] or x.dtype != weight.dtype:
+            raise ValueError(f"kernel {self.name} is packed for {weight.shape[1]} columns of {weight.dtype}, not {columns} of {x.dtype}")
         if tokens > MOST_TOKENS:
             return functional.linear(x, weight)
         x = x.contiguous()

@@ -121,19 +121,20 @@ INLINE void row_blocks(const Job *j, int64_t first, int64_t last, int64_t token,
         for (int64_t q = 0; q < f->groups; q++) {
             VF sum[8];
             UNROLL for (int i = 0; i < tokens * chains; i++) sum[i] = ZERO();
-            for (int64_t c = 0; c < f->padded; c += COLUMNS, p += 64 * WORDS, x += CODES) {
-                VI v[PARTS * CODES];
-                UNROLL for (int w = 0; w < WORDS; w++) _mm_prefetch((const char *)(p + AHEAD + 64 * w), _MM_HINT_T0);
-                expand(p, v);
-                UNROLL for (int k = 0; k < CODES; k++)
-                    UNROLL for (int t = 0; t < tokens; t++) {
-                        __m512bh two = (__m512bh)_mm512_set1_epi32((int)x[t * j->stride / 2 + k]);
-                        UNROLL for (int part = 0; part < PARTS; part++) {
-                            int i = t * chains + (k * PARTS + part) % chains;
-                            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)v[k * PARTS + part], two);
+            for (int64_t c = 0; c < f->padded; c += STEP)
+                UNROLL for (int u = 0; u < STEP / COLUMNS; u++, p += 64 * WORDS, x += CODES) {
+                    VI v[PARTS * CODES];
+                    UNROLL for (int w = 0; w < WORDS; w++) _mm_prefetch((const char *)(p + AHEAD + 64 * w), _MM_HINT_T0);
+                    expand(p, v);
+                    UNROLL for (int k = 0; k < CODES; k++)
+                        UNROLL for (int t = 0; t < tokens; t++) {
+                            __m512bh two = (__m512bh)_mm512_set1_epi32((int)x[t * j->stride / 2 + k]);
+                            UNROLL for (int part = 0; part < PARTS; part++) {
+                                int i = t * chains + ((u * CODES + k) * PARTS + part) % chains;
+                                sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)v[k * PARTS + part], two);
+                            }
                         }
-                    }
-            }
+                }
             int64_t at = (block * f->groups + q) * BLOCK;
             VF scale = FROM_HALF(j->scales + at), z = ADD(FROM_BYTES(j->zeros + at), SPLAT(BIAS));
             UNROLL for (int t = 0; t < tokens; t++) {
@@ -266,9 +267,10 @@ static int prepare(Job *j, const X *x) {
     j->stride = f->groups * f->padded;
 #if TILES
     if (j->tokens >= LEAST_TILE_TOKENS) return prepare_pairs(j, x);
-#elif QUICK_DOT
-    return prepare_pairs(j, x);
 #endif
+#if QUICK_DOT
+    return prepare_pairs(j, x);
+#else
     size_t all = (size_t)(j->tokens * j->stride), groups = (size_t)(j->tokens * f->groups);
     float *copy = scratch((all + 2 * groups) * 4), *sums = copy + all, *biased = sums + groups;
     if (!copy) return 1;
@@ -293,6 +295,7 @@ static int prepare(Job *j, const X *x) {
     j->sums = sums;
     j->biased = biased;
     return 0;
+#endif
 }
 
 #if TILES

@@ -72,7 +72,8 @@ class NativeKernel(Kernel):
 class BlockedKernel(NativeKernel):
     """Weights packed in blocks of 16 rows.
 
-    packed: `data` uint8 (see layout.py); `form` R×kind×0 uint8, which only carries rows and what the source is generated for.
+    packed: `data` uint8 (see layout.py); `form` R×kind×C×0 in the type of the activations, which only carries shape, type and what the
+    source is generated for.
     """
 
     def __init__(self, machine: Machine | None = None) -> None:
@@ -84,17 +85,19 @@ class BlockedKernel(NativeKernel):
         """C source of `run` and `unpack`."""
 
     @final
-    def packed_as(self, data: Tensor, rows: int, kind: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
+    def packed_as(self, data: Tensor, shape: tuple[int, int], kind: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """The packed mapping; compiles what will run it, so that the first call is as quick as the next."""
         self._functions(kind, dtype)
-        return {"data": data, "form": torch.empty(rows, kind, 0, dtype=torch.uint8)}
+        return {"data": data, "form": torch.empty(shape[0], kind, shape[1], 0, dtype=dtype)}
 
     @final
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
-        """T×C to T×R."""
+        """T×C to T×R. Raises ValueError for another type or width than was packed for: the C would read what is not there."""
         data, form = packed["data"], packed["form"]
         x = x.contiguous()
-        (rows, kind, _), (tokens, columns), dtype = form.shape, x.shape, x.dtype
+        (rows, kind, columns, _), tokens, dtype = form.shape, x.shape[0], x.dtype
+        if x.shape[1] != columns or dtype != form.dtype:
+            raise ValueError(f"kernel {self.name} is packed for {columns} columns of {form.dtype}, not {x.shape[1]} of {dtype}")
         multiply, unpack, most = self._known.get((kind, dtype)) or self._functions(kind, dtype)
         out = torch.empty(tokens, rows, dtype=dtype)
         threads = threads_for(rows * columns)

@@ -1,12 +1,13 @@
 """Compiles C into a shared library once and keeps it: a plain C interface through ctypes. Knows no kernel.
 
-Why so: measured on two x86-64 cores, gcc 12 compiles one of these files in 1 to 2 s and Python needs nothing else to call it; an extension
-against torch's headers takes about a minute a file and must match torch's version and compiler; Numba has no bfloat16, no AMX, and cannot
-promise which instructions an inner loop becomes. The price is about 2 µs a call.
+Why so: a file takes the compiler a second or two, torch's headers alone take it many times as long (measured by
+`pytest -m slow -s tests/kernels/test_native_toolchain.py`), and Python needs nothing else to call it; an extension against those headers
+must match torch's version and compiler; Numba has no bfloat16, no AMX, and cannot promise which instructions a loop becomes.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -59,20 +60,46 @@ def library(source: str, flags: tuple[str, ...], folder: Path | None = None) -> 
 
 
 def accepts(flags: tuple[str, ...]) -> bool:
-    """Is there a compiler, and does it know these features?"""
+    """Is there a compiler, does it know these features, and can it link threads and what it makes be loaded? A small library is made."""
     path = compiler()
-    return path is not None and _knows(path, flags)
+    return path is not None and _makes(path, flags)
+
+
+SMALL = """#include <immintrin.h>
+int count(void) {
+    int n = 0;
+#pragma omp parallel for reduction(+ : n)
+    for (int i = 0; i < 4; i++) n++;
+    return n;
+}
+"""
 
 
 @cache
-def _knows(path: str, flags: tuple[str, ...]) -> bool:
-    command = [path, *FLAGS, *flags, "-fsyntax-only", "-x", "c", "-"]
-    return not subprocess.run(command, input="#include <immintrin.h>\n", capture_output=True, text=True, check=False).returncode
+def _makes(path: str, flags: tuple[str, ...]) -> bool:
+    try:
+        made = library(SMALL, flags)
+    except (MissingDependency, OSError):
+        return False
+    return bool(made.count() == 4)
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept, for every EVOPRESS_HOME alike: in the user's cache."""
-    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress" / "kernels").expanduser()
+    """Where compiled kernels are kept, for every EVOPRESS_HOME alike: in the user's cache; where that cannot be written, in a folder that
+    goes with this process.
+    """
+    return _writable((Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evopress" / "kernels").expanduser())
+
+
+@cache
+def _writable(folder: Path) -> Path:
+    try:
+        _room(folder).cleanup()
+    except StorageError:
+        instead = tempfile.TemporaryDirectory(prefix="evopress-kernels-")
+        atexit.register(instead.cleanup)
+        return Path(instead.name)
+    return folder
 
 
 @cache

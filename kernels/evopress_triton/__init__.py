@@ -1,7 +1,7 @@
-"""GPU kernels: triton-int, triton-bitmask (Triton), torch-2:4 (torch's semi-structured operators). Nothing here runs on a CPU.
+"""GPU kernels: triton-int, triton-bitmask (Triton), torch-2:4 (torch's semi-structured operators).
 
 Listed fastest first. Without a GPU, or without Triton (extra `triton`), a kernel supports nothing and is passed over. Triton's interpreter
-(environment TRITON_INTERPRET=1) runs the Triton kernels on the CPU, slowly: for tests. Called by the registry.
+(environment TRITON_INTERPRET=1) runs the Triton kernels on the CPU, slowly: for tests. Nothing else here does. Called by the registry.
 
 | kernel           | formats              | shapes                             | weight bits in memory            |
 |------------------|----------------------|------------------------------------|----------------------------------|

@@ -6,6 +6,7 @@ Called by the Triton kernels here. Imports Triton only inside functions. Shapes:
 from __future__ import annotations
 
 import importlib.util
+import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -33,8 +34,8 @@ def _compiles() -> bool:
 
 @cache
 def interprets() -> bool:
-    """Were the kernels decorated under TRITON_INTERPRET=1?"""
-    if importlib.util.find_spec("triton") is None:
+    """Were the kernels decorated under TRITON_INTERPRET=1? Imports Triton only where the variable asks for its interpreter."""
+    if not os.environ.get("TRITON_INTERPRET") or importlib.util.find_spec("triton") is None:
         return False
     from triton.runtime import JITFunction
 

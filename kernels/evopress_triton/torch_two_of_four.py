@@ -36,6 +36,7 @@ class TorchTwoOfFourKernel(Kernel):
 
     name: ClassVar[str] = "torch-2:4"
     formats: ClassVar[tuple[str, ...]] = ("sparse-2:4",)
+    needs: ClassVar[str] = "a CUDA GPU of compute capability 8.0 or more"
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """R divisible by 32, C by 64, 16-bit activations, on a GPU that has the operator."""

@@ -31,6 +31,7 @@ class TritonBitmaskKernel(Kernel):
 
     name: ClassVar[str] = "triton-bitmask"
     formats: ClassVar[tuple[str, ...]] = ("bitmask",)
+    needs: ClassVar[str] = "a CUDA GPU and Triton: pip install 'evopress[triton]'"
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Bit masks whose rows and non-zeros the offsets can count, on a GPU."""
@@ -47,6 +48,8 @@ class TritonBitmaskKernel(Kernel):
 
         weight = packed["mask"], packed["starts"], packed["offsets"], packed["values"]
         (tokens, columns), (rows, words) = x.shape, packed["mask"].shape
+        if not tokens:
+            return x.new_empty(0, rows)
         way = plan(rows, words * WORD // UNIT, UNIT_BITS, tokens, runtime.multiprocessors(x.device), "units", x.dtype == torch.float32)
         row_blocks, token_blocks = -(-rows // way.block_rows), -(-tokens // way.block_tokens)
         out_STR = runtime.outputs(x, rows, way.splits)

@@ -29,6 +29,7 @@ class TritonIntKernel(Kernel):
 
     name: ClassVar[str] = "triton-int"
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g\d+",)
+    needs: ClassVar[str] = "a CUDA GPU and Triton: pip install 'evopress[triton]'"
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """1 to 8 bits, groups of at least 32 columns (smaller ones would be padded to twice their size), on a GPU."""
@@ -51,6 +52,8 @@ class TritonIntKernel(Kernel):
 
         codes, scales, zeros = packed["codes"], packed["scales"], packed["zeros"]
         (tokens, columns), (groups, rows) = x.shape, scales.shape
+        if not tokens:
+            return x.new_empty(0, rows)
         group = columns // groups
         count = chunks(columns, group)
         bits = codes.shape[0] // count

@@ -230,6 +230,16 @@ def test_a_dense_weight_stays_where_it_is():
 
 
 @here
+@pytest.mark.parametrize(("cls", "format"), [(NativeIntKernel, "int4-g32"), (NativeBitmaskKernel, "bitmask"), (NativeDenseKernel, "dense")])
+def test_activations_of_another_width_or_type_are_refused(cls, format):
+    kernel = cls()
+    packed = kernel.pack(random_variant(format, (32, 64), generator()), torch.bfloat16)
+    for x in (torch.zeros(1, 32, dtype=torch.bfloat16), torch.zeros(1, 64), torch.zeros(1, 64, dtype=torch.float16)):
+        with pytest.raises(ValueError, match=f"kernel {kernel.name} is packed for 64 columns of torch.bfloat16, not "):
+            kernel.run(x, packed)
+
+
+@here
 @dtypes
 def test_no_tokens_give_no_rows(dtype):
     for kernel, format in ((NativeIntKernel(), "int4-g32"), (NativeBitmaskKernel(), "bitmask"), (NativeDenseKernel(), "dense")):
@@ -251,6 +261,7 @@ def test_they_come_first_and_take_any_shape_on_the_cpu_only():
         for format in ("int4-g32", "bitmask", "dense", "absent"):
             assert kernel.supports(format, (8, 64), "cpu", torch.float32) == (format == own)
             assert not kernel.supports(format, (8, 64), "cuda", torch.float32)
+            assert not kernel.supports("int4-g48", (8, 64), "cpu", torch.float32)
             assert not kernel.supports(format, (8, 64), "cpu", torch.float16)
             assert not kernel.supports(format, (0, 64), "cpu", torch.float32)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from evopress_native import evopress_kernels, machine, native, toolchain
 from evopress_native.generate import bitmask_source, dense_source, integer_source
-from evopress_native.machine import BASE, DOT, TILES, WIDE, Machine, read_machine
+from evopress_native.machine import BASE, DOT, TILES, WIDE, Machine, read_machine, this_machine
 from evopress_native.toolchain import cache_folder, compiler, library
 
 from evopress.api import MissingDependency, StorageError
@@ -117,7 +118,7 @@ def test_several_processes_at_once_all_get_the_library(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [
-        ({"EVOPRESS_HOME": "~/mine", "XDG_CACHE_HOME": "/elsewhere"}, "/elsewhere/evopress/kernels"),
+        ({"EVOPRESS_HOME": "~/mine", "XDG_CACHE_HOME": "{home}/elsewhere"}, "{home}/elsewhere/evopress/kernels"),
         ({"XDG_CACHE_HOME": "{home}/cached"}, "{home}/cached/evopress/kernels"),
         ({"EVOPRESS_HOME": "", "XDG_CACHE_HOME": ""}, "{home}/.cache/evopress/kernels"),
         ({}, "{home}/.cache/evopress/kernels"),
@@ -168,6 +169,60 @@ def test_without_a_compiler_nothing_is_supported_and_the_error_says_what_to_inst
             "The native kernels need a C compiler and found none. "
             "Install one (apt install gcc), or set CC to its path. Until then torch's kernels run."
         )
+
+
+def test_where_nothing_can_be_kept_a_folder_of_this_process_serves(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = cache_folder()
+    assert folder.is_dir()
+    assert folder == cache_folder()
+    assert tmp_path not in folder.parents
+
+
+@needs_sh
+@pytest.mark.parametrize(
+    "script", ["exit 1", 'case "$*" in *--version*) echo old 1.0;; *) exit 0;; esac'], ids=["refuses", "makes nothing"]
+)
+def test_a_compiler_that_cannot_make_a_library_is_none_for_the_kernels(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", stand_in(tmp_path, script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not toolchain.accepts(())
+    assert native.best_machine() is None
+    assert not any(kernel().supports("int4-g32", (8, 64), "cpu", torch.float32) for kernel in evopress_kernels())
+
+
+STEPS = [Machine(512, True, True), Machine(512, True, False), Machine(512, False, False), Machine(256, False, False), None]
+
+
+@pytest.mark.parametrize("known", range(len(STEPS)))
+@pytest.mark.parametrize("tiles", [True, False])
+def test_kernels_step_down_to_what_compiler_and_system_know(known, tiles, monkeypatch):
+    accepted = {machine.flags for machine in STEPS[known:] if machine}
+    monkeypatch.setattr(native, "this_machine", lambda: STEPS[0])
+    monkeypatch.setattr(native, "accepts", lambda flags: flags in accepted)
+    monkeypatch.setattr(native, "tiles_allowed", lambda: tiles)
+    assert native.best_machine() == (STEPS[1] if known == 0 and not tiles else STEPS[known])
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_compiling_takes(tmp_path):
+    """A measurement, not a verdict: seconds for one of our files, and for nothing but torch's headers."""
+    from torch.utils.cpp_extension import include_paths
+
+    began = time.perf_counter()
+    library(integer_source(this_machine(), 4, True), native.best_machine().flags, tmp_path)
+    ours = time.perf_counter() - began
+    (tmp_path / "empty.cpp").write_text("#include <torch/all.h>\n")
+    headers = [f"-I{path}" for path in include_paths()]
+    began = time.perf_counter()
+    done = subprocess.run(
+        ["c++", "-O3", "-std=c++20", *headers, "-c", str(tmp_path / "empty.cpp"), "-o", str(tmp_path / "empty.o")], check=False
+    )
+    theirs = time.perf_counter() - began
+    assert done.returncode == 0
+    print(f"one of our files {ours:.2f} s, torch's headers {theirs:.2f} s: {theirs / ours:.1f} times")
 
 
 @needs_sh

@@ -135,7 +135,9 @@ def test_without_triton_nothing_runs_and_nothing_breaks(monkeypatch):
 def test_naming_and_asking_the_kernels_on_a_cpu_loads_no_triton():
     code = (
         "import sys, torch\nfrom evopress_triton import evopress_kernels\n"
-        "for kernel in evopress_kernels():\n    kernel().supports('sparse-2:4', (64, 64), 'cpu', torch.bfloat16)\n"
+        "for kernel in evopress_kernels():\n"
+        "    for format in ('sparse-2:4', 'int4-g32', 'bitmask'):\n"
+        "        kernel().supports(format, (64, 64), 'cpu', torch.bfloat16)\n"
         "assert 'triton' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -10,6 +10,7 @@ from tiny import build as tiny
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from evopress.latency.attention import attend, one_query, quick_decoding
+from evopress.latency.clock import measure
 
 
 def drawn(queries=1, heads=6, shared=2, dtype=torch.float32):
@@ -71,3 +72,14 @@ def test_only_torchs_attention_is_replaced_and_comes_back():
             assert model.config._attn_implementation == inside
             raise RuntimeError
         assert model.config._attn_implementation == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_one_query_takes(dtype):
+    """A measurement, not a verdict: microseconds of both, nine heads on three of keys and values, 512 keys of 64 columns."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, length, 64, generator=generator).to(dtype) for heads, length in ((9, 1), (3, 512), (3, 512)))
+    ours = measure(lambda: one_query(query, key, value, 0.125), min_repeats=50)
+    theirs = measure(lambda: sdpa_attention_forward(Module(), query, key, value, None), min_repeats=50)
+    print(f"{dtype}: {1e6 * ours.median:.0f} µs, torch's fused attention {1e6 * theirs.median:.0f} µs")

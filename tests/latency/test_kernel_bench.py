@@ -13,11 +13,14 @@ from evopress.latency.runtime import NO_KERNEL
 FLOOR = Floor(1e9, {"float32": 1e9, "bfloat16": 1e9})
 
 
+def kernels():
+    return [cls() for cls in torch_kernels()]
+
+
 def rows(**options):
-    kernels = [cls() for cls in torch_kernels()]
     formats = ("absent", "int3-g32", "int8-g16", "bitmask")
     settings = {"shapes": ((32, 64), (16, 48)), "tokens": (1, 3), "formats": formats, "rounds": 3, "max_seconds": 0.0}
-    return list(bench_kernels(kernels, torch.Generator().manual_seed(0), floor=FLOOR, working_set_bytes=10000, **(settings | options)))
+    return list(bench_kernels(kernels(), torch.Generator().manual_seed(0), floor=FLOOR, working_set_bytes=10000, **(settings | options)))
 
 
 def test_every_format_gets_a_row_and_dense_comes_first():
@@ -81,3 +84,23 @@ def test_other_types_and_no_rounds_are_refused():
         rows(dtypes=(torch.float16,))
     with pytest.raises(UsageError, match="0 rounds"):
         rows(rounds=0)
+
+
+def test_a_format_that_no_kernel_runs_is_left_out_and_a_sparse_one_multiplies_less():
+    dense = [kernel for kernel in kernels() if kernel.name in ("dense", "lowrank")]
+    found = list(bench_kernels(dense, torch.Generator().manual_seed(0), [(64, 64)], [64], ["int4-g32", "lowrank-r4"], [torch.float32],
+                               floor=FLOOR, working_set_bytes=10000, rounds=1, max_seconds=0))  # fmt: skip
+    assert [row.kernel for row in found] == ["dense", "lowrank"]
+    assert found[0].floor_seconds == pytest.approx(2 * 64 * 64 * 64 / 1e9)
+    assert found[1].floor_seconds == pytest.approx(max(2 * 64 * 4 * 128, 4 * (4 * 128 + 64 * 128)) / 1e9)
+
+
+def test_large_weights_are_held_against_the_fastest_reading_of_their_rounds(monkeypatch):
+    """The floor is a byte a second; reading beside the kernels shows that the machine can do more."""
+    monkeypatch.setattr("evopress.latency.bench.PROBE_BYTES", 10000)
+    monkeypatch.setattr("evopress.latency.bench.PROBE_PART_BYTES", 4000)
+    slow = Floor(1.0, {"float32": 1e18})
+    found = list(bench_kernels(kernels(), torch.Generator().manual_seed(0), [(64, 64)], [1], ["int4-g32"], [torch.float32], floor=slow,
+                               working_set_bytes=10000, rounds=3, max_seconds=0))  # fmt: skip
+    assert all(0 < row.floor_share <= 1 for row in found)
+    assert any(row.floor_share > 1e-3 for row in found)

@@ -21,7 +21,8 @@ def test_the_best_is_the_fastest_and_then_the_first_by_name(kernels):
 def test_a_missing_cell_is_an_error_that_names_it_and_the_machine(cells):
     with pytest.raises(NotFound) as caught:
         LatencyTable(cells, about="this machine").best(CELL)
-    assert str(caught.value) == "int4-g64 of 8x64 at 1 tokens was never timed on this machine."
+    assert caught.value.message == "int4-g64 of 8x64 at 1 tokens was never timed on this machine."
+    assert "evopress kernels bench --workload decode --format int4-g64" in caught.value.hint
     assert caught.value.exit_code == 5
 
 

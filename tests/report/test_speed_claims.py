@@ -82,8 +82,9 @@ def test_shares_of_the_floor_and_ratios_of_formats() -> None:
 
 def test_the_table_is_judged_by_the_median_of_its_errors() -> None:
     found = judge(KERNELS, "table", "<=", 0.05)
-    assert (found.state, found.value, found.n) == ("holds", 0.05, 3)
-    assert judge(KERNELS, "table", "<=", 0.04).state == "fails"
+    assert (found.state, found.value, found.n) == ("fails", 0.05, 3)  # of three errors the interval is all of them
+    assert (found.low, found.high) == (0.01, 0.2)
+    assert judge(KERNELS, "table", "<=", 0.2).state == "holds"
 
 
 def test_a_winner_is_compared_with_the_best_that_keeps_the_same_time() -> None:
@@ -94,6 +95,20 @@ def test_a_winner_is_compared_with_the_best_that_keeps_the_same_time() -> None:
     assert "uniform b" in found.note
     assert judge(FRONTIER, "kl", "<", 0, "fast", "uniform", 0.9).state == "fails"  # uniform a is as fast as that, and better
     assert judge(FRONTIER, "kl", "<", 0, "fast", "size", 0.8).n == 8
+
+
+def test_a_winner_that_does_not_keep_the_time_itself_fails() -> None:
+    found = judge(FRONTIER, "kl", "<", 0, "fast", "uniform", 0.6)
+    assert (found.state, found.value) == ("fails", float("inf"))
+    assert found.note == "it takes 0.700 of the dense model's time itself"
+
+
+def test_a_rival_whose_interval_holds_the_limit_is_one() -> None:
+    unsure = {**whole("uniform a", "uniform", 9.0, *[0.01] * 8), "seconds": [7.9, 7.9, 8.1, 8.1, 8.1, 8.1, 8.1]}
+    document = {**FRONTIER, "rows": [row for row in FRONTIER["rows"] if row["label"] != "uniform a"] + [unsure]}
+    found = judge(document, "kl", "<", 0, "fast", "uniform", 0.8)
+    assert found.state == "fails"
+    assert "uniform a" in found.note
 
 
 @pytest.mark.parametrize("metric", ["peers", "floor", "times", "table", "time", "kl"])
