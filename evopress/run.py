@@ -120,9 +120,13 @@ class _Execution:
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
-        outcome = self._drive(cls.name, options, stops, starts, simple["uniform"])
-        if speed and self.plan.workload is not None:
-            outcome = self._in_time(cls.name, options, stops, outcome)
+        plan, begin = self.plan, starts
+        if speed and plan.workload is not None:  # what the table leaves out is known before the search, from a profile like its answer
+            plan = self._tightened(plan, cls.name, simple["knapsack"], "simple answer", 0) or plan
+            begin = starts if plan is self.plan else self._simple(plan)
+        outcome = self._drive(cls.name, options, stops, begin, simple["uniform"], plan=plan)
+        if speed and plan.workload is not None:
+            outcome = self._in_time(cls.name, options, stops, outcome, plan)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
@@ -154,31 +158,41 @@ class _Execution:
             remarks=dict(self.remarks), known=self.memory.told, bank_seconds=self.bench.bank_seconds,
         )  # fmt: skip
 
-    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome) -> Outcome:
-        """Time the answer as a whole model; while it is above its latency budget, search again under a tighter limit."""
-        plan = self.plan
+    def _simple(self, plan: Plan) -> tuple[Genotype, ...]:
+        """The simple answers to a plan's budgets."""
+        return tuple(self.space.genotype(self._drive(label, {}, Stops(), plan=plan).best) for label in SIMPLE)
+
+    def _tightened(self, plan: Plan, name: str, profile: Profile, what: str, turn: int) -> Plan | None:
+        """Time a profile as a whole model: a plan with limits lower by as much as it misses the study's latency budgets, None if it keeps
+        them or nothing can meet the lower ones.
+        """
+        timed = speeds(self.bench, {"dense": dense_profile(self.space), name: profile}, f"budget {turn}")
+        phase = "decode" if plan.workload is None else plan.workload.phase
+        dense, own = (timed[label][phase].median_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
+        times = overtime(self.plan.budgets, self.space, dense, own)
+        if times <= 1:
+            return None
+        lower = replace(plan, budgets=tighter(plan.budgets, times))
+        said = f"the {what} takes {times:.3f} times its budget as a whole model"
+        try:
+            check_feasible(lower.space, lower.budgets)
+        except InfeasibleBudget:
+            self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
+            return None
+        self.bench.listen(Progress("search", f"{said}; searching under a tighter limit"))
+        return lower
+
+    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, plan: Plan) -> Outcome:
+        """While the answer as a whole model is above its latency budget, search on under a tighter limit."""
         for turn in range(1, ROUNDS + 1):
-            timed = speeds(self.bench, {"dense": dense_profile(self.space), name: outcome.best}, f"budget {turn}")
-            phase = "decode" if plan.workload is None else plan.workload.phase
-            dense, own = (timed[label][phase].median_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
-            times = overtime(self.plan.budgets, self.space, dense, own)
-            if times <= 1:
+            lower = self._tightened(plan, name, outcome.best, "answer", turn)
+            if lower is None:
                 break
-            plan = replace(plan, budgets=tighter(plan.budgets, times))
-            said = f"the answer takes {times:.3f} times its budget as a whole model"
-            try:
-                check_feasible(plan.space, plan.budgets)
-                ledger = Ledger(self.space, plan.budgets)
-            except InfeasibleBudget:
-                self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
-                break
-            self.bench.listen(Progress("search", f"{said}; searching on under a tighter limit ({turn} of at most {ROUNDS})"))
+            plan = lower
             # The answer so far, brought under the new limit, stands beside the simple answers to it.
-            repaired = within(ledger, self.space.genotype(outcome.best), random.Random(self.study.seed))
-            simple = {label: self._drive(label, {}, Stops(), plan=plan).best for label in SIMPLE}
-            starts = (*(self.space.genotype(profile) for profile in simple.values()), repaired)
-            track = f"{name} tighter {turn}"
-            outcome = joined(outcome, self._drive(name, options, further(stops), starts, simple["uniform"], plan=plan, track=track))
+            repaired = within(Ledger(self.space, plan.budgets), self.space.genotype(outcome.best), random.Random(self.study.seed))
+            starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn}"
+            outcome = joined(outcome, self._drive(name, options, further(stops), starts, plan=plan, track=track))
         return outcome
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:

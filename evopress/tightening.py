@@ -1,7 +1,8 @@
 """Tighter limits for a search whose answer, as a whole model, takes longer than the LatencyTable says. Pure; called by `evopress.run`.
 
-The sum leaves out what cells do to each other in the caches, a few per cent. So the answer is timed, and where it is above its budget the
-search goes on under a limit that is lower by as much as it missed, for a part of what the first search could spend.
+The sum leaves out what cells do to each other in the caches, a few per cent. So a simple answer is timed before the search, which then has
+a limit that is lower by as much as that missed it; its own answer is timed after it, and where that is above the budget the search goes on
+under a lower limit again, for a part of what it could spend at first.
 """
 
 from __future__ import annotations

@@ -38,13 +38,15 @@ def test_the_comparison_sets_the_table_beside_the_measurement(tiny: Tiny, tmp_pa
     found = run(tiny, tmp_path)
     document = result_json(found)
     assert document["workload"] == {"text": "decode,batch=1,context=64", "phase": "decode", "batch": 1, "context": 64}
-    limit = found.plan.budgets[0].limit / 1e9
+    dense = next(row.speed["decode"] for row in found.rows if row.label == "dense")
+    limit = found.plan.budgets[0].allowed_seconds(found.plan.space.dense.nanoseconds, dense.median_seconds / dense.tokens)
     for row in found.rows:
         one = next(item for item in document["rows"] if item["label"] == row.label)["latency"]
         assert one["estimated_seconds"] == found.plan.space.cost(row.profile).nanoseconds / 1e9 > 0
         assert row.speed["prefill"].tokens == 64, "the context of the workload"
         assert one["measured_seconds"] == pytest.approx(row.speed["decode"].median_seconds / row.speed["decode"].tokens)
         assert one["error"] == pytest.approx(one["estimated_seconds"] / one["measured_seconds"] - 1)
+        assert one["limit_seconds"] == limit
         assert one["meets_budget"] == (one["measured_seconds"] <= limit)
         assert row.label == "dense" or one["estimated_seconds"] <= limit
     # Made-up times of microseconds are far below what transformers takes, so the measured winner is above its budget.

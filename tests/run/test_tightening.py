@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tiny_study import Tiny
 from evopress.api import Budget, Cost, Level, Profile, Site, Space
 from evopress.events import Progress
 from evopress.run import execute
-from evopress.search.loop import Outcome, Totals
+from evopress.search.loop import Outcome, Stops, Totals
 from evopress.store import LatencyRow
-from evopress.tightening import joined, overtime, tighter
+from evopress.tightening import altogether, further, joined, overtime, tighter
 
 DENSE = Level("dense")
 SPACE = Space((Site("a", "linear", (2, 2), 0, None),), ((DENSE,),), ((Cost(8, 4, 900),),), Cost(0, 0, 100))
@@ -53,9 +54,9 @@ def planted_speeds(slow: float) -> Any:
     return speeds
 
 
-@pytest.mark.parametrize(("slow", "searches"), [(0.9, 0), (1.1, 1)])
-def test_a_run_searches_on_until_the_measured_time_is_within_the_budget(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, searches: int
+@pytest.mark.parametrize(("slow", "timed"), [(0.9, []), (1.1, ["simple answer"])])
+def test_a_run_searches_until_the_measured_time_is_within_the_budget(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, timed: list[str]
 ) -> None:
     monkeypatch.setattr("evopress.run.speeds", planted_speeds(slow))
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
@@ -64,11 +65,37 @@ def test_a_run_searches_on_until_the_measured_time_is_within_the_budget(
     )
     heard: list[Progress] = []
     found = execute(study, tiny_study.url(tmp_path), tmp_path, None, heard.append, dtype="float32", command="test")
-    again = [event.text for event in heard if "searching on under a tighter limit" in event.text]
-    assert len(again) == searches
+    lower = [event.text for event in heard if "searching under a tighter limit" in event.text]
+    assert [re.fullmatch(r"the (.+) takes 1\.\d+ times its budget .*", text).group(1) for text in lower] == timed  # type: ignore[union-attr]
     space = found.plan.space
     assert slow * space.cost(found.best.profile).nanoseconds <= 0.6 * space.dense.nanoseconds
     assert found.plan.budgets[0].limit == int(0.6 * space.dense.nanoseconds), "the study's own budget is what is reported"
+
+
+def test_an_answer_that_is_slower_than_the_simple_one_is_searched_on_for_a_quarter(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = planted_speeds(1.0)
+
+    def speeds(bench: Any, profiles: Any, purpose: str = "") -> Any:
+        return (planted_speeds(1.1) if purpose == "budget 1" else kept)(bench, profiles, purpose)
+
+    monkeypatch.setattr("evopress.run.speeds", speeds)
+    tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
+    study = tiny_study.study(
+        tiny, searcher="evolve(generations=8,offspring=2,rungs=1x32)", baselines=("uniform",), budgets=("latency=0.6x,context=64",),
+        stop_generations=4,
+    )  # fmt: skip
+    heard: list[Progress] = []
+    found = execute(study, tiny_study.url(tmp_path), tmp_path, None, heard.append, dtype="float32", command="test")
+    assert next(event.text for event in heard if "tighter limit" in event.text).startswith("the answer takes 1.")
+    assert found.outcome.totals.generation == 4 + 1
+
+
+def test_what_is_spent_at_most() -> None:
+    assert further(Stops(10, 100, 8.0, None)) == Stops(3, 25, 2.0, None)
+    assert altogether(Stops(10, 100, 8.0, 4)) == Stops(18, 175, 14.0, 7)
+    assert further(Stops()) == altogether(Stops()) == Stops()
 
 
 def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
