@@ -20,7 +20,7 @@ from evopress.events import Listener, Progress
 from evopress.hooks.registry import Registry
 from evopress.latency.table import Cell, LatencyTable
 from evopress.plan import Plan, make_plan, with_weights
-from evopress.pricing import environment, priced, tables
+from evopress.pricing import environment, priced, runnable, tables
 from evopress.provenance import commit
 from evopress.run import execute
 from evopress.search.loop import Stops, Totals
@@ -75,7 +75,7 @@ def whole_plan(frontier: FrontierStudy, registry: Registry, storage: str, home: 
     if workload is None:
         raise UsageError(f"No winner of {frontier.name} has a latency budget.", 'Give one, e.g. fast = "latency=0.8x".')
     plan = make_plan(frontier.study.model_copy(update={"budgets": ("size=1x",), "baselines": ()}), registry, home)
-    table = tables(storage, home, device, dtype)()
+    table = runnable(tables(storage, home, device, dtype)(), registry.kernels())
     space = priced(plan.space, plan.methods, table, workload, plan.ref.config_digest, frontier.study.model)
     return replace(plan, space=space, workload=workload, table=table)
 

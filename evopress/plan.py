@@ -37,7 +37,7 @@ from evopress.hooks.registry import Registry, check_options, searcher_options
 from evopress.latency.table import LatencyTable
 from evopress.models.load import ModelRef, resolve, skeleton
 from evopress.models.sites import SiteMap, check_coverage, find_sites
-from evopress.pricing import priced, without_useless
+from evopress.pricing import priced, runnable, without_useless
 
 ENDLESS = 10**9
 """Rounds or generations of a rival that ends by its evaluations or tokens."""
@@ -109,7 +109,7 @@ def make_plan(study: Study, registry: Registry, home: Path, tables: Callable[[],
     if workload is not None:
         if tables is None:
             raise UsageError(f"Study {study.name} has a latency budget, which is of no use here.", "Leave it out.")
-        table = tables()
+        table = runnable(tables(), registry.kernels())
         space = priced(space, methods, table, workload, ref.config_digest, study.model)
         fields = {FIELDS[text.partition("=")[0].strip().lower()] for text in study.budgets}
         space = without_useless(space, sorted(fields))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.api import DENSE, DROP, Cost, Method, NotFound, Site, Space, UsageError
+from evopress.api import DENSE, DROP, Cost, Kernel, Method, NotFound, Site, Space, UsageError
 from evopress.api.workload import Workload
 from evopress.latency.table import Cell, LatencyTable, Measured, Part, cell_format
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KERNEL, PART = "kernel", "part"
 """Phases of stored rows: one matrix alone, and what a model does beside its matrices."""
+WORKING_SET_BYTES = 2**26
+"""Weights that are cycled through while a cell is timed: more than the inner caches, as in a model. A table holds no other times."""
 ABOUT = ("cpu", "gpu", "flags", "capability", "threads", "usable_cores", "torch", "transformers", "dtype")
 """What two rows must share to stand in one table."""
 
@@ -60,19 +62,46 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
     for row in rows:
         if row.device != here["device"] or any(row.environment.get(key) != here.get(key) for key in ABOUT):
             continue
-        measured = Measured(row.kernel, row.median_seconds, row.low_seconds, row.high_seconds, row.samples)
+        version = row.environment.get("version", "")
+        measured = Measured(row.kernel, row.median_seconds, row.low_seconds, row.high_seconds, row.samples, version)
         if row.phase == PART:
             workload = Workload.parse(row.environment["workload"], "a stored row")
             parts[Part(row.environment["model"], row.format, workload)] = measured
-        elif not row.environment.get("rounding"):
+        elif not row.environment.get("rounding") and row.environment.get("working_set_bytes", WORKING_SET_BYTES) == WORKING_SET_BYTES:
             cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
     about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
     return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about, here["dtype"], here["device"])
 
 
+def runnable(table: LatencyTable, kernels: Iterable[Kernel]) -> LatencyTable:
+    """The table without what no kernel runs here now: of another version, uninstalled, or without its compiler."""
+    import torch
+
+    from evopress.latency.bench import split_cell
+    from evopress.latency.runtime import label
+
+    by_label: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        by_label.setdefault(label(kernel), []).append(kernel)
+    device = torch.device(table.device).type
+
+    def runs(cell: Cell, measured: Measured) -> bool:
+        asked = split_cell(cell.format)[0], cell.shape, device, getattr(torch, table.dtype)
+        return any(kernel.version == measured.version and kernel.supports(*asked) for kernel in by_label.get(measured.kernel, ()))
+
+    return table.only(runs)
+
+
 def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
     """What a linear site multiplies at a level of this format and cost."""
     return Cell(cell_format(format, cost.params / site.weights), site.shape, workload.tokens)
+
+
+def bench_command(table: LatencyTable, workload: Workload, model: str, formats: Sequence[str]) -> str:
+    """The command that fills a table. model: what `-m` takes, empty for the demo's."""
+    where = f"--dtype {table.dtype}{'' if table.device == 'cpu' else f' --device {table.device}'}"
+    command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(model)}' if model else ''} {where}"
+    return " ".join((command, *(f"--format {format}" for format in formats)))
 
 
 def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, workload: Workload, model: str, name: str) -> Space:
@@ -96,15 +125,13 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
     lost_cells, lost_parts = table.missing(cells.values(), parts.values())
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
-        where = f"--dtype {table.dtype}{'' if table.device == 'cpu' else f' --device {table.device}'}"
-        command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(name)}' if name else ''} {where}"
         what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
         what += [f"the model's {part.kind}" for part in lost_parts[:1]]
         left = len(lost_cells) + len(lost_parts) - len(what)
         more = f" and {left} more" if left else ""
         raise NotFound(
             f"A latency budget needs measured times, and {', '.join(what)}{more} were never timed on {table.about}.",
-            f"Run: {command} {' '.join(f'--format {format}' for format in formats)}",
+            f"Run: {bench_command(table, workload, name, formats)}",
         )
 
     def nanoseconds(position: int, place: int) -> int:

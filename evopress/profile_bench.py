@@ -22,10 +22,10 @@ from evopress.bank.bank import Decoder
 from evopress.events import Listener, Progress
 from evopress.gate import dense_profile
 from evopress.latency.clock import Clock, Timing, ratio
-from evopress.latency.runtime import PackedModel, Pick, Running, Speed, bench_interleaved, build, fastest, first_fitting, label
+from evopress.latency.runtime import PackedModel, Pick, Running, Speed, bench_interleaved, build, fastest, first_fitting
 from evopress.latency.table import Cell, LatencyTable, Part
 from evopress.models.weights import module_of, slot_of
-from evopress.pricing import cell_of, environment, read_table
+from evopress.pricing import bench_command, cell_of, environment, read_table, runnable
 from evopress.run import reopen
 from evopress.speed import rows_of
 from evopress.store import ProfileRow, Store
@@ -74,7 +74,7 @@ def bench_profile(
         )
     bench.complete_bank()
     here = environment(bench.device, str(bench.dtype).removeprefix("torch."))
-    table = read_table(store, bench.device, here["dtype"])
+    table = runnable(read_table(store, bench.device, here["dtype"]), bench.registry.kernels())
     limited = workload_of(study.definition["budgets"])
     tokens = asked.workload(limited.phase if limited else "decode").tokens
     pick, reason = _pick(bench, row.profile, table, tokens)
@@ -120,15 +120,10 @@ def _pick(bench: Workbench, profile: Profile, table: LatencyTable, tokens: int) 
                 method = methods[level.method]
                 wanted.append(cell_of(site, method.format(site, level), method.cost(site, level), workload))
     missing, _ = table.missing(wanted, ())
-    installed = {label(kernel) for kernel in kernels}
-    lost = sorted({name for cell in wanted if cell not in missing and (name := table.best(cell).kernel) not in installed})
-    if not missing and not lost:
+    if not missing:
         return fastest(kernels, table, tokens), f"the fastest of those timed here at {tokens:,} tokens a call"
-    if lost:
-        why = f"kernel {lost[0]} is in the table and not installed"
-    else:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        why = f"{missing[0].format} of {missing[0].shape[0]}x{missing[0].shape[1]}{more} was never timed here at {tokens:,} tokens a call"
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    why = f"{missing[0].format} of {missing[0].shape[0]}x{missing[0].shape[1]}{more} was never timed here at {tokens:,} tokens a call"
     return first_fitting(kernels, torch.device(bench.device).type), f"the first that fits each format ({why})"
 
 
@@ -183,10 +178,7 @@ def _against_table(bench: Workbench, packed: PackedModel, table: LatencyTable, w
         seconds = table_sum(packed, bench.plan.sitemap.sites, table, bench.plan.ref.config_digest, workload)
     except NotFound as missing:
         formats = sorted({one.cell for one in packed.running} - {"dense", "absent"})
-        command = f"evopress kernels bench --workload {workload}"
-        command += "".join(
-            [f" --model {bench.plan.study.model}" if bench.plan.study.model else "", *(f" --format {one}" for one in formats)]
-        )
+        command = bench_command(table, workload, bench.plan.study.model, formats)
         return {"seconds": None, "missing": missing.message, "command": command}
     return {"seconds": seconds, "error": seconds / measured - 1}
 

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evopress.api import Kernel
+from evopress.api.formats import GGUF_BLOCKS, parse_int_format
 from evopress.api.workload import Workload
 from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, cell_text, measure_floor
 from evopress.latency.check import check_table
 from evopress.latency.clock import Timing, ratio
 from evopress.latency.runtime import fastest
-from evopress.pricing import KERNEL, PART, environment, read_table
+from evopress.pricing import KERNEL, PART, WORKING_SET_BYTES, environment, read_table
 from evopress.provenance import commit
-from evopress.store import LatencyRow, Store
+from evopress.store import LatencyRow, Owner, Store
 
 if TYPE_CHECKING:
     from evopress.api.speed_study import KernelStudy
@@ -55,15 +56,28 @@ class Wanted:
     most_seconds: float = 3.0
     seconds: float | None = None
     seed: int = 0
-    working_set_bytes: int = 2**26
+    working_set_bytes: int = WORKING_SET_BYTES
 
 
 def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Time, store every row at once, and return the document that `--json` prints."""
-    with Store.open(storage) as store:
+    with Store.open(storage) as store, _alone(store, say):
         bench = _Bench(wanted, kernels, store, home, say)
         document = bench.shapes() if wanted.workload is None else bench.model()
         return {**document, "storage": store.describe()}
+
+
+@contextlib.contextmanager
+def _alone(store: Store, say: Callable[[str], None]) -> Iterator[None]:
+    """While no other process of this machine and store is timing: two at once would both be slow."""
+    owner = Owner.current()
+
+    def wait(seconds: float) -> None:
+        say("another process is timing on this machine; waiting until it is done")
+        time.sleep(seconds)
+
+    with store.heartbeating(owner), store.holding(f"timing on {owner.host}", owner, sleep=wait):
+        yield
 
 
 def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home:
         shapes, study.tokens, study.formats, [study.dtype], rounds=STUDY_ROUNDS, most_seconds=STUDY_SECONDS, seed=study.seed,
         working_set_bytes=LARGE_BYTES,
     )  # fmt: skip
-    with Store.open(storage) as store:
+    with Store.open(storage) as store, _alone(store, say):
         ours = _Bench(single, kernels, store, home, say).shapes()
         duels = {}
         for format in map(cell_text, study.formats):
@@ -109,8 +123,10 @@ class _Bench:
 
     def shapes(self) -> dict[str, Any]:
         """Single matrices: those asked for, the demo's, or with --large those of large models."""
-        shapes = [*self.wanted.shapes, *(LARGE_SHAPES if self.wanted.large else ())] or DEMO_SHAPES
+        shapes = [*self.wanted.shapes, *((*DEMO_SHAPES, *LARGE_SHAPES) if self.wanted.large else ())] or DEMO_SHAPES
         formats, dtypes = self.wanted.formats or DEMO_FORMATS, self.wanted.dtypes or ("bfloat16", "float32")
+        if self.wanted.peers:
+            formats = [*formats, *(blocks for format in formats for blocks in _blocks_of(format))]
         return self._timed(shapes, self.wanted.tokens or DEMO_TOKENS, formats, dtypes)
 
     def model(self) -> dict[str, Any]:
@@ -155,7 +171,8 @@ class _Bench:
         dtypes = [getattr(torch, name) for name in names]
         floor, rows = measure_floor(dtypes, device=self.wanted.device), []
         for row in self._measured(shapes, tokens, formats, dtypes, floor):
-            self.store.put_latency(latency_row(row, environment(self.wanted.device, row.dtype)))
+            here = {**environment(self.wanted.device, row.dtype), "working_set_bytes": self._working_set(row.shape)}
+            self.store.put_latency(latency_row(row, here))
             rows.append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
         about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions()}
@@ -165,24 +182,21 @@ class _Bench:
         self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], dtypes: Sequence[torch.dtype], floor: Floor
     ) -> Iterator[KernelRow]:
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
-        # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
-        groups = [[format] for format in formats if format != "dense"] if wanted.large else [list(formats)]
-        options = (
-            wanted.rounds,
-            wanted.most_seconds,
-            LARGE_BYTES if wanted.large else wanted.working_set_bytes,
-            wanted.peers,
-            floor,
-            wanted.device,
-        )
         for number, shape in enumerate(shapes):
             if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
                 left = ", ".join(f"{rows}x{columns}" for rows, columns in shapes[number:])
                 self.say(f"{wanted.seconds:g} s are over; not measured: {left}")
                 return
             self.say(f"timing {shape[0]}x{shape[1]}")
-            for some in groups:
+            working_set = self._working_set(shape)
+            # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
+            apart = working_set > wanted.working_set_bytes
+            for some in [[format] for format in formats if format != "dense"] if apart else [list(formats)]:
+                options = (wanted.rounds, wanted.most_seconds, working_set, wanted.peers, floor, wanted.device)
                 yield from bench_kernels(self.kernels, generator, [shape], tokens, some, dtypes, *options)
+
+    def _working_set(self, shape: tuple[int, int]) -> int:
+        return LARGE_BYTES if self.wanted.large and shape in LARGE_SHAPES else self.wanted.working_set_bytes
 
 
 def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
@@ -190,7 +204,7 @@ def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
     timing = row.timing
     extra = {
         "ratio_to_dense": row.ratio_to_dense.median, "floor_seconds": row.floor_seconds, "warm_seconds": row.warm.median,
-        "read_bytes": row.read_bytes, "rounding": row.rounding,
+        "read_bytes": row.read_bytes, "rounding": row.rounding, "version": row.version,
     }  # fmt: skip
     return LatencyRow(
         kernel=row.label, device=here["device"], phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
@@ -209,18 +223,27 @@ def _part_row(kind: str, timing: Timing, workload: Workload, here: dict[str, Any
     )  # fmt: skip
 
 
+def _blocks_of(format: str) -> list[str]:
+    """llama.cpp's own blocks of the bits of an integer format: what its users would run instead."""
+    grid = parse_int_format(format)
+    name = f"q{grid[0]}_k" if grid else ""
+    return [f"gguf-{name}"] if name in GGUF_BLOCKS else []
+
+
 def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
-    """For every cell that ours and others ran: seconds of the fastest other over those of ours, paired in the same rounds."""
+    """For every cell that ours and others ran: seconds of the fastest other of the same bits over those of ours, paired in their rounds."""
     found = []
     for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows):
-        here = [row for row in rows if (row.shape, row.dtype, row.tokens, row.format) == cell]
+        same = (cell[3], *_blocks_of(cell[3]))
+        here = [row for row in rows if (row.shape, row.dtype, row.tokens) == cell[:3] and row.format in same]
         ours = [row for row in here if row.kernel.startswith(OURS)]
         others = [row for row in here if not row.kernel.startswith(OURS)]
         if ours and others:
             best = min(others, key=lambda row: row.timing.median)
             faster = ratio(best.timing, ours[0].timing)
             found.append({
-                "shape": list(cell[0]), "dtype": cell[1], "tokens": cell[2], "format": cell[3], "kernel": ours[0].label, "peer": best.label,
+                "shape": list(cell[0]), "dtype": cell[1], "tokens": cell[2], "format": cell[3], "kernel": ours[0].label,
+                "peer": best.label if best.format == cell[3] else f"{best.label} {best.format}",
                 "peer_rounding": best.rounding, "times_as_fast": {"median": faster.median, "low": faster.low, "high": faster.high},
                 "samples": faster.n,
             })  # fmt: skip

@@ -41,11 +41,11 @@ def plant(
     sites = find_sites(skeleton(ref)).sites
     here = environment("cpu", dtype)
     pick = first_fitting(registry.kernels(), "cpu")
-    cells: dict[tuple[str, tuple[int, int]], tuple[str, float]] = {}
+    cells: dict[tuple[str, tuple[int, int]], tuple[str, str, float]] = {}
     for site in sites:
         if site.kind != "linear":
             continue
-        cells["dense", site.shape] = ("dense", DENSE_NANOSECONDS * site.weights)
+        cells["dense", site.shape] = ("dense", "", DENSE_NANOSECONDS * site.weights)
         for text in methods:
             method = registry.method(text, "a test")
             if "linear" not in method.kinds:
@@ -53,10 +53,11 @@ def plant(
             for level in method.levels(site):
                 format, cost = method.format(site, level), method.cost(site, level)
                 kernel = pick(_Shell(format, site), getattr(torch, dtype))  # type: ignore[arg-type]
-                cells[format, site.shape] = (label(kernel), PACKED_NANOSECONDS * cost.bytes + 0.01 * site.weights)
+                cells[format, site.shape] = (label(kernel), kernel.version, PACKED_NANOSECONDS * cost.bytes + 0.01 * site.weights)
     with Store.open(storage) as store:
-        for (format, shape), (kernel, nanoseconds) in cells.items():
-            store.put_latency(_row(kernel, KERNEL, asked.tokens, scale * nanoseconds / 1e9, format, shape, here))
+        for (format, shape), (name, version, nanoseconds) in cells.items():
+            own = {**here, "version": version}
+            store.put_latency(_row(name, KERNEL, asked.tokens, scale * nanoseconds / 1e9, format, shape, own))
         about = {**here, "model": ref.config_digest, "workload": str(asked)}
         for kind, seconds in PART_SECONDS.items():
             store.put_latency(_row("transformers", PART, asked.tokens, scale * seconds, kind, (0, 0), about))

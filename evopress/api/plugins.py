@@ -82,6 +82,11 @@ class Kernel(ABC):
     peer: ClassVar[bool] = False
     needs: ClassVar[str] = ""
 
+    @property
+    def version(self) -> str:
+        """What decides how fast it is beside torch: of its own code, compiler or library. Times of another version stand in no table."""
+        return ""
+
     @abstractmethod
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Can it run this format at this shape (rows out, columns in) on this device (`cpu`, `cuda`) for activations of this type?"""

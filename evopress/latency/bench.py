@@ -57,7 +57,7 @@ class KernelRow:
     floor_seconds: least time this machine would need for the same bytes and operations, at the fastest reading known of it: before, by
         the probe in these rounds, or by a kernel in them. floor_share: that over the median, 1 is perfect and 0 means that nothing needs
         doing (`absent`).
-    rounding: error the kernel adds on purpose, as it states it.
+    rounding: error the kernel adds on purpose, as it states it. version: of the kernel.
     """
 
     kernel: str
@@ -75,6 +75,7 @@ class KernelRow:
     floor_seconds: float
     floor_share: float
     rounding: float
+    version: str
 
 
 def measure_floor(
@@ -255,6 +256,7 @@ def _rows(jobs: Sequence[_Job], turns: _Turns, x_TC: Tensor, shape: tuple[int, i
         yield KernelRow(
             job.kernel.name, label(job.kernel), job.format, shape, tokens, dtype, timing, Timing.of(again), ratio(timing, timings[0]),
             variant_bytes(job.packed[0]), read, moved / timing.median / 1e9, least, least / timing.median, job.kernel.rounding,
+            job.kernel.version,
         )  # fmt: skip
 
 

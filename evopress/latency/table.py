@@ -5,8 +5,8 @@ Measures nothing and knows no store; filled by `evopress.pricing` from stored me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from evopress.api import NotFound, SiteKind
 from evopress.api.workload import Workload
@@ -23,13 +23,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds of one call: median of n, with its interval."""
+    """Seconds of one call: median of n, with its interval. version: of the kernel."""
 
     kernel: str
     median: float
     low: float
     high: float
     n: int
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class LatencyTable:
                 f"Run: evopress kernels bench --workload decode --format {cell.format}, with the workload and model in question.",
             )
         return min(found, key=lambda measured: (measured.median, measured.kernel))
+
+    def only(self, keep: Callable[[Cell, Measured], bool]) -> LatencyTable:
+        """The table with those measurements of cells alone."""
+        return replace(self, cells={cell: tuple(one for one in found if keep(cell, one)) for cell, found in self.cells.items()})
 
     def part(self, part: Part) -> Measured:
         """What a model does beside its matrices. Raises NotFound."""

@@ -20,7 +20,8 @@ from evopress.api import Kernel, Variant
 from evopress.api.formats import exact_product, variant_bytes
 from evopress_native.layout import BLOCK
 from evopress_native.machine import Machine, this_machine, tiles_allowed
-from evopress_native.toolchain import accepts, compiler, library, missing_compiler
+from evopress_native.toolchain import accepts, code_digest, compiler, library, missing_compiler
+from evopress_native.toolchain import version as compiler_version
 
 DTYPES = (torch.bfloat16, torch.float32)
 UNPACK_TOKENS = 32
@@ -42,6 +43,11 @@ class NativeKernel(Kernel):
     def machine(self) -> Machine | None:
         """What the code is for: as given, else the best that processor, system and compiler agree on; None where there is none."""
         return self._machine or best_machine()
+
+    @property
+    def version(self) -> str:
+        """Digest of the code here, and the compiler."""
+        return f"{code_digest()} {compiler_version(compiler() or '')}"
 
     @final
     def machine_here(self) -> Machine:

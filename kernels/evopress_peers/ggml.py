@@ -28,6 +28,7 @@ from torch import Tensor
 from evopress.api import Kernel, Variant
 from evopress.api.formats import exact_product, parse_gguf_format, parse_int_format, unpack_int, variant_bytes
 from evopress_peers import ggml_library
+from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
 
 BLOCK = 32
@@ -54,6 +55,11 @@ class GgmlKernel(Kernel):
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g\d+", r"gguf-q[2-6]_k")
     rounding: ClassVar[float] = 0.011
     needs: ClassVar[str] = "pip install 'evopress[peers]'"
+
+    @property
+    def version(self) -> str:
+        """Of the library, nothing where it is not installed."""
+        return library_version("xllamacpp")
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Groups of 32·n columns that divide C, K-quants with C divisible by 256; CPU, where xllamacpp is installed and works."""

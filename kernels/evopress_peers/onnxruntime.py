@@ -37,6 +37,7 @@ from torch import Tensor
 
 from evopress.api import Kernel, MissingDependency, Variant
 from evopress.api.formats import exact_product, pack_bits, parse_int_format, unpack_int, variant_bytes
+from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
 
 GROUPS = (16, 32, 64, 128, 256)
@@ -75,6 +76,11 @@ class _MatMulNBits(Kernel):
 
     def __init__(self) -> None:
         self._sessions: dict[int, dict[int, _Session]] = {}
+
+    @property
+    def version(self) -> str:
+        """Of the library, nothing where it is not installed."""
+        return library_version("onnxruntime")
 
     @abstractmethod
     def operator_bits(self, bits: int, group: int) -> int:

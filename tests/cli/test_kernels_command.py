@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def test_peers_are_timed_beside_ours_and_a_duel_is_printed(tmp_path: Path, quick
     ]
     for duel in document["against_peers"]:
         here = [row for row in document["rows"] if (row["format"], row["tokens"]) == (duel["format"], duel["tokens"])]
+        assert not any(row["format"].startswith("gguf") for row in document["rows"]), "64 columns hold no block of 256"
         others = [row for row in here if not row["kernel"].startswith("native-")]
         assert duel["peer"] == min(others, key=lambda row: row["median_seconds"])["kernel"]
         assert duel["times_as_fast"]["low"] <= duel["times_as_fast"]["median"] <= duel["times_as_fast"]["high"]
@@ -175,6 +177,50 @@ def test_peers_are_timed_beside_ours_and_a_duel_is_printed(tmp_path: Path, quick
     header = next(number for number, line in enumerate(lines) if "times as fast" in line)
     assert lines[header - 2].startswith("ours against the fastest other kernel of the same bits")
     assert [line.split()[3:5] for line in lines[header + 2 : header + 4]] == [["dense", "native-dense"], ["int4-g64", "native-int"]]
+
+
+@pytest.mark.skipif(compiler() is None or find_spec("xllamacpp") is None, reason="no C compiler or no llama.cpp (extra: peers)")
+def test_llama_cpps_own_blocks_of_the_same_bits_are_peers(tmp_path: Path, quick_floor: engine.Floor) -> None:
+    command = [
+        "bench",
+        "--shape",
+        "32x256",
+        "--format",
+        "int2-g64",
+        "--tokens",
+        "1",
+        "--dtype",
+        "float32",
+        "--rounds",
+        "1",
+        "--most-seconds",
+        "0",
+    ]
+    document = json.loads(invoke(app, *command, "--peers", "--json", "--storage", f"sqlite:///{tmp_path / 'k.db'}").stdout)
+    by_format = {row["format"]: row["kernel"] for row in document["rows"]}
+    assert by_format["gguf-q2_k"] == "ggml"
+    times = {(row["kernel"], row["format"]): row["median_seconds"] for row in document["rows"] if row["format"] != "dense"}
+    duel = next(duel for duel in document["against_peers"] if duel["format"] == "int2-g64")
+    kernel, format = min((key for key in times if key[0] != "native-int"), key=lambda key: times[key])
+    assert duel["peer"] == (kernel if format == "int2-g64" else f"{kernel} {format}")
+
+
+def test_large_shapes_come_beside_the_demos_and_are_read_from_memory(
+    tmp_path: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evopress import pricing, timing
+
+    monkeypatch.setattr(timing, "DEMO_SHAPES", ((8, 64),))
+    monkeypatch.setattr(timing, "LARGE_SHAPES", ((16, 64),))
+    monkeypatch.setattr(timing, "LARGE_BYTES", pricing.WORKING_SET_BYTES + 1)
+    quick = ("--tokens", "1", "--dtype", "float32", "--rounds", "1", "--most-seconds", "0")
+    url = f"sqlite:///{tmp_path / 'k.db'}"
+    said = invoke(app, "bench", "--large", "--format", "int4-g64", *quick, "--storage", url)
+    assert said.exit_code == 0, said.output
+    with Store.open(url, create=False) as store:
+        found = {row.shape: row.environment["working_set_bytes"] for row in store.latencies(phase="kernel")}
+        assert found == {(8, 64): pricing.WORKING_SET_BYTES, (16, 64): pricing.WORKING_SET_BYTES + 1}
+        assert {cell.shape for cell in pricing.read_table(store, "cpu", "float32").cells} == {(8, 64)}
 
 
 # A model's table ------------------------------------------------------------------------------------------------------------------------

@@ -6,11 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from evopress.api import DENSE, DROP, Cost, Level, NotFound, Profile, Site, Space, UsageError
 from evopress.api.workload import Workload
 from evopress.latency.table import Cell, LatencyTable, Measured, Part
-from evopress.pricing import ABOUT, KERNEL, PART, environment, priced, read_table, table_of, tables, without_useless
+from evopress.pricing import (
+    ABOUT,
+    KERNEL,
+    PART,
+    WORKING_SET_BYTES,
+    environment,
+    priced,
+    read_table,
+    runnable,
+    table_of,
+    tables,
+    without_useless,
+)  # fmt: skip
 from evopress.store import LatencyRow, Store
 
 HERE = {**dict.fromkeys(ABOUT, "same"), "device": "cpu", "cpu": "A CPU", "threads": 2, "dtype": "bfloat16", "torch": "2.13"}
@@ -50,6 +63,36 @@ def test_the_last_row_of_each_kernel_counts_and_all_kernels_stand_beside_each_ot
 def test_kernels_that_round_the_activations_are_left_out():
     table = table_of([row(1.0, kernel="onnxruntime-int8", rounding=0.01), row(2.0, rounding=0.0)], HERE)
     assert [measured.kernel for measured in table.cells[Cell("int4-g64", (8, 64), 1)]] == ["native-int"]
+
+
+def test_times_of_larger_working_sets_are_left_out():
+    found = table_of([row(1.0, working_set_bytes=2**30), row(2.0, working_set_bytes=WORKING_SET_BYTES)], HERE)
+    assert [measured.median for measured in found.cells[Cell("int4-g64", (8, 64), 1)]] == [2.0]
+
+
+class Runs:
+    """Stands for a kernel that runs one format on the CPU."""
+
+    packed = True
+
+    def __init__(self, name, version="", formats=("int4-g64", "bitmask")):
+        self.name, self.version, self.formats = name, version, formats
+
+    def supports(self, format, shape, device, dtype):
+        return format in self.formats and device == "cpu" and dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(("kernels", "left"), [
+    ((Runs("native-int"), Runs("ggml", "1.0")), ["native-int", "ggml"]),
+    ((Runs("native-int"), Runs("ggml", "2.0")), ["native-int"]),
+    ((Runs("native-int", formats=()), Runs("ggml", "1.0")), ["ggml"]),
+    ((), []),
+])  # fmt: skip
+def test_a_kernel_that_does_not_run_here_now_is_in_no_table(kernels, left):
+    table = table_of([row(1.0), row(2.0, kernel="ggml", version="1.0"), row(1.0, format="bitmask@0.3")], HERE)
+    found = runnable(table, kernels)
+    assert [measured.kernel for measured in found.cells[Cell("int4-g64", (8, 64), 1)]] == left
+    assert bool(found.cells[Cell("bitmask@0.3", (8, 64), 1)]) == ("native-int" in left)
 
 
 def test_parts_are_of_one_model_and_workload_and_the_last_counts():
