@@ -35,11 +35,11 @@ def run(tiny: Tiny, home: Path, speed: bool = True, **changed: Any) -> Any:
 
 def test_the_comparison_sets_the_table_beside_the_measurement(tiny: Tiny, tmp_path: Path) -> None:
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
-    budgets = ("latency=240us,context=64",)
+    budgets = ("latency=150us,context=64",)
     found = run(tiny, tmp_path, budgets=budgets)
     document = result_json(found)
     assert document["workload"] == {"text": "decode,batch=1,context=64", "phase": "decode", "batch": 1, "context": 64}
-    limit = 240e-6
+    limit = 150e-6
     for row in found.rows:
         one = next(item for item in document["rows"] if item["label"] == row.label)["latency"]
         assert one["estimated_seconds"] == found.plan.space.cost(row.profile).nanoseconds / 1e9 > 0
@@ -57,7 +57,7 @@ def test_the_comparison_sets_the_table_beside_the_measurement(tiny: Tiny, tmp_pa
     assert "times its latency budget when measured" in warning
     assert "times the dense model's, measured in the same turns" in warning
     assert "--require-gain judges accuracy alone" in warning
-    assert "(latency=240us,context=64)" in warning
+    assert "(latency=150us,context=64)" in warning
     assert "<th>table, ms a token</th>" in found._repr_html_()
     with Store.open(tiny_study.url(tmp_path)) as store:
         rows = {row.label: row for row in store.leaderboard("kl", study="tiny")}
