@@ -84,7 +84,7 @@ def bench_profile(
     packed = build(bench.model, sites, row.profile, bench.variant, pick)
     models = {"dense": build(bench.model, sites, dense, bench.variant, pick), "profile": packed}
     listen(Progress("speed", "comparing its logits with those of the stitched model"))
-    check = _check(bench, packed)
+    check = _check(bench, packed, asked.batch)
     listen(Progress("speed", f"timing the profile and the dense model in turns, {asked.repeats} times"))
     with store.holding(f"timing on {bench.owner.host}", bench.owner):
         since = _forget_peak(bench.device)
@@ -127,8 +127,10 @@ def _pick(bench: Workbench, profile: Profile, table: LatencyTable, tokens: int) 
     return first_fitting(kernels, torch.device(bench.device).type), f"the first that fits each format ({why})"
 
 
-def _check(bench: Workbench, packed: PackedModel) -> dict[str, Any]:
-    """Logits of the packed model against the stitched one on held-out text. Raises NumericalError where they are not the same model."""
+def _check(bench: Workbench, packed: PackedModel, batch: int) -> dict[str, Any]:
+    """Logits of the packed model against the stitched one on held-out text, of a prompt and of a decoded token, where kernels take another
+    way. Raises NumericalError where they are not the same model.
+    """
     ids = torch.tensor([bench.tokens("heldout").documents[0][:CHECK_TOKENS]], device=bench.device)
     model = cast(Any, bench.model)
     with torch.no_grad():
@@ -136,10 +138,15 @@ def _check(bench: Workbench, packed: PackedModel) -> dict[str, Any]:
         expected_TV = model(ids).logits[0].double()
         bench.stitcher.restore()
         with packed:
-            found_TV = model(ids).logits[0].double()
+            prompt_TV = model(ids).logits[0].double()
+            several = ids.repeat(batch, 1)
+            begun = model(several[:, :-1], use_cache=True).past_key_values
+            step_BV = model(several[:, -1:], past_key_values=begun, use_cache=True).logits[:, -1].double()
+    found_TV = torch.cat([prompt_TV, step_BV])
+    expected_TV = torch.cat([expected_TV, expected_TV[-1:].expand(batch, -1)])
     norms_T = expected_TV.norm(dim=-1)
     difference = float(((found_TV - expected_TV).norm(dim=-1) / norms_T.clamp_min(torch.finfo(torch.float32).tiny)).max())
-    same = int((found_TV.argmax(-1) == expected_TV.argmax(-1)).sum())
+    same = int((prompt_TV.argmax(-1) == expected_TV[: len(prompt_TV)].argmax(-1)).sum())
     limit = LOGIT_LIMIT[str(bench.dtype).removeprefix("torch.")]
     if not difference <= limit:  # NaN is not within it either
         names = ", ".join(sorted({one.label for one in packed.running} - {"dense"}))

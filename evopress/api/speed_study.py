@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from evopress.api.study import Study, read_toml
 
 Comparator = Literal[">=", ">", "<=", "<"]
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+PLAIN = "dense"
 _SHAPE = r"[1-9]\d*x[1-9]\d*"
 
 
@@ -95,18 +96,57 @@ def read_speed_study(path: Path) -> SpeedStudy | None:
     values = read_toml(path)
     if "kernels" not in values and "winners" not in values:
         return None
-    claims = tuple(_claim(item, f"claim {number} of {path}") for number, item in enumerate(values.pop("claims", []), 1))
+    claims = _claims(values.pop("claims", []), path)
     try:
         if "kernels" in values:
             for key in values.keys() - {"name", "kernels"}:
                 raise unknown("key", key, ("name", "kernels", "claims"), str(path))
-            own = {key: tuple(value) if isinstance(value, list) else value for key, value in values["kernels"].items()}
-            return KernelStudy.model_validate({"name": values["name"], "claims": claims, **own})
-        winners = {label: (budgets,) if isinstance(budgets, str) else tuple(budgets) for label, budgets in values.pop("winners").items()}
+            table = _table(values["kernels"], "kernels", path)
+            own = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+            kernels = KernelStudy.model_validate({"name": values.get("name"), "claims": claims, **own})
+            _check_names(claims, {*kernels.formats, PLAIN}, {*kernels.formats, PLAIN}, path)
+            return kernels
+        table = _table(values.pop("winners"), "winners", path)
+        if "budgets" in values:
+            raise UsageError(f"{path} has budgets beside [winners].", 'Each winner names its own: label = "latency=0.8x".')
+        winners = {label: (budgets,) if isinstance(budgets, str) else _texts(budgets, label, path) for label, budgets in table.items()}
+        if "dense" in winners or any(label.startswith("uniform") for label in winners):
+            raise UsageError(f"A winner of {path} is called dense or uniform.", "Those rows are there anyway; give it another name.")
         study = Study.make({**values, "budgets": next(iter(winners.values()))}, str(path))
+        _check_names(claims, set(winners), {"uniform", "size", "latency"}, path)
         return FrontierStudy(study=study, winners=winners, claims=claims)
     except ValidationError as error:
         raise _refused(error, str(path)) from error
+
+
+def _check_names(claims: Sequence[SpeedClaim], of: set[str], than: set[str], path: Path) -> None:
+    """Refuse a claim on what the study does not measure, or a comparison of KL without a time that both keep."""
+    for number, claim in enumerate(claims, 1):
+        where = f"claim {number} of {path}"
+        if claim.of and claim.of not in of:
+            raise unknown("name", claim.of, of, f"'of' in {where}")
+        if claim.than and claim.than not in than:
+            raise unknown("name", claim.than, than, f"'than' in {where}")
+        if claim.metric == "kl" and claim.within is None:
+            raise UsageError(f"Claim on kl without a time: {where}.", "Write within = 0.8, a share of the dense model's time.")
+
+
+def _table(value: Any, name: str, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise UsageError(f"Key {name!r} in {path} is no table with entries.", "See studies/README.md.")
+    return value
+
+
+def _texts(value: Any, label: str, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"The budgets of winner {label!r} in {path} are {value!r}.", 'Write one, "latency=0.8x", or a list of them.')
+    return tuple(value)
+
+
+def _claims(value: Any, path: Path) -> tuple[SpeedClaim, ...]:
+    if not isinstance(value, list):
+        raise UsageError(f"Claims in {path} are {value!r}.", "Write each as a table [[claims]].")
+    return tuple(_claim(item, f"claim {number} of {path}") for number, item in enumerate(value, 1))
 
 
 def _claim(item: Any, where: str) -> SpeedClaim:

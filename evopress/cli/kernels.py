@@ -98,6 +98,12 @@ def bench(
 ) -> None:
     """Time kernels, next to the dense layer and to what this machine can do at best; keep the times for latency budgets."""
     shapes = [read_shape(text) for text in shape or []]
+    if workload is not None and (shape or tokens or large or len(dtype or ()) > 1):
+        raise UsageError(
+            "--workload sets shapes and tokens, for one type.", "Leave out --shape, --tokens, --large and all but one --dtype."
+        )
+    if workload is None and (check or model):
+        raise UsageError("--check and --model are of a whole model's table.", "Add --workload decode.")
     for name in dtype or ():
         if name not in ("bfloat16", "float32"):
             raise unknown("type", name, ("bfloat16", "float32"), "--dtype")
@@ -194,6 +200,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 @app.command("export")
 def export_(
     file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    as_json: Json = False,
     storage: Storage = None,
 ) -> None:
     """Write the timings of kernels and model parts in the store to a file, to carry a table to another store."""
@@ -204,12 +211,16 @@ def export_(
     with Store.open(storage_url(storage)) as store:
         rows = [row for phase in (KERNEL, PART) for row in store.latencies(phase=phase)]
     write_whole(file, (json.dumps({"latencies": [asdict(row) for row in rows]}, indent=1) + "\n").encode())
+    if as_json:
+        print_json({"timings": len(rows), "file": str(file)})
+        return
     print(f"{len(rows)} timings written to {file}")
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A file that `evopress kernels export` wrote.")],
+    as_json: Json = False,
     storage: Storage = None,
 ) -> None:
     """Add the timings of a file to the store. They count where machine, threads, type and libraries are the same."""
@@ -226,6 +237,9 @@ def import_(
         new = [row for row in rows if _identity(row) not in known]
         for row in new:
             store.put_latency(replace(row, profile_id=None, run_id=None))
+    if as_json:
+        print_json({"added": len(new), "known": len(rows) - len(new)})
+        return
     print(f"{len(new)} timings added, {len(rows) - len(new)} known already")
 
 

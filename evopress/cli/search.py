@@ -45,7 +45,7 @@ def start(
     study_file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file; options override its keys.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Hub id, local folder or .gguf file; default: the demo model.")] = None,
     budget: Annotated[
-        list[str] | None, typer.Option("--budget", "-b", help="bits=3.0, size=60MiB, sparsity=0.6, params=0.8x; repeatable.")
+        list[str] | None, typer.Option("--budget", "-b", help="bits=3.0, size=60MiB, sparsity=0.6, params=0.8x, latency=0.8x; repeatable.")
     ] = None,
     method: Annotated[list[str] | None, typer.Option("--method", help="e.g. gptq(bits=2..5,group=64) or drop; repeatable.")] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name in the store; the same name continues the same study.")] = None,

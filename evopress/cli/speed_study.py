@@ -38,6 +38,8 @@ def run_speed(
     if isinstance(study, KernelStudy):
         from evopress.timing import run_study
 
+        if device or dtype or bank_quota:
+            raise UsageError("A kernel study is on the CPU, in the type of its file, without a bank.", "Leave the option out.")
         document = run_study(study, Registry.load().kernels(), storage_url(storage), home(), say)
     else:
         from evopress.frontier import run_frontier
@@ -58,12 +60,14 @@ def run_speed(
 
 def compare_speed(study: SpeedStudy, file: Path, result: Path | None, out: Path, as_json: bool) -> None:
     """Print what was measured; draw a frontier. Raises NotFound without a result."""
-    document = _document(study, file, result)
+    from evopress.report.contest_png import check_plots
     from evopress.report.frontier_png import write_frontier
     from evopress.report.speed_document import header, notes, rows, title
 
+    document = _document(study, file, result)
     files: list[str] = []
     if not isinstance(study, KernelStudy):
+        check_plots()
         if out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is no folder.", "Name a folder.")
         out.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,8 @@ def speed_claims(study: SpeedStudy, file: Path, result: Path | None, as_json: bo
     """Judge every claim from the document. Raises QualityGateFailed unless all hold."""
     from evopress.report.speed_claims import judge_speed, speed_json
 
+    if not study.claims:
+        raise NotFound(f"{file} claims nothing.", "Write tables [[claims]] into it; studies/README.md has their keys.")
     findings = judge_speed(_document(study, file, result), study.claims)
     wrong = sum(finding.state != "holds" for finding in findings)
     failed = QualityGateFailed(
@@ -101,11 +107,16 @@ def speed_claims(study: SpeedStudy, file: Path, result: Path | None, as_json: bo
 
 
 def _document(study: SpeedStudy, file: Path, result: Path | None) -> dict[str, Any]:
+    from evopress.report.speed_document import is_speed
+
     path = result or _default(file, study)
     if path is None or not path.is_file():
         raise NotFound(f"There is no result of {study.name}.", f"Measure it: evopress study run {file}")
-    document: dict[str, Any] = json.loads(path.read_text())
-    if document.get("digest") != study.digest:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}.", f"Move it away and measure: evopress study run {file}") from error
+    if not is_speed(document) or document["digest"] != study.digest:
         raise UsageError(f"{path} is the result of another study than {file}.", f"Measure it: evopress study run {file}")
     return document
 

@@ -103,13 +103,13 @@ def compare(
     from evopress.report.contest_png import check_plots, write_png
     from evopress.report.contest_table import standing_json, standings
 
-    check_plots()
     speed = read_speed_study(file)
     if speed is not None:
         from evopress.cli.speed_study import compare_speed
 
         compare_speed(speed, file, result, out, as_json)
         return
+    check_plots()
     contest, document = _measured(file, result, device, dtype, storage)
     if not document["runs"]:
         raise NotFound(f"Nothing of contest {contest.name} is measured yet.", f"Run it: evopress study run {file}")

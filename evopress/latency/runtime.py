@@ -1,7 +1,8 @@
 """Runs a whole causal language model at a profile with real kernels, and times prefill and decode with a key-value cache.
 
-Linear sites call a kernel instead of their dense weight; dropped sublayers are skipped by the Stitcher. Not a fast serving engine: the
-rest of the model is transformers as it is, the same for every profile. Called by the run.
+Linear sites and the output head call a kernel instead of their dense weight; dropped sublayers are skipped by the Stitcher. Not a fast
+serving engine: but for the attention of single tokens, the rest of the model is transformers as it is, the same for every profile. Called
+by the run.
 
 Shapes: R rows out, C columns in, B batch, P prompt tokens.
 """
@@ -9,6 +10,7 @@ Shapes: R rows out, C columns in, B batch, P prompt tokens.
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +38,8 @@ DTYPES = (torch.bfloat16, torch.float32)
 NO_KERNEL = "no packed kernel: dequantised"
 PLAIN = "dense"
 """The format of a dense weight, and the kernel that is no other than the module itself."""
+HEAD = "output head"
+"""Name under which a kernel is picked for the layer that makes logits, which is no site and stays dense."""
 
 
 def choose(format: str, shape: tuple[int, int], device: str, dtype: torch.dtype, kernels: Iterable[Kernel]) -> Kernel:
@@ -68,6 +72,9 @@ def fastest(kernels: Iterable[Kernel], table: LatencyTable, tokens: int) -> Pick
 
     def pick(variant: Variant, dtype: torch.dtype) -> Kernel:
         cell = Cell(cell_format(variant.format, variant.cost.params / variant.site.weights), variant.site.shape, tokens)
+        if variant.site.name == HEAD:  # it has no cell: what is fastest for the largest dense matrix reads it fastest too
+            dense = [one for one, found in table.cells.items() if one.format == PLAIN and one.tokens == tokens and found]
+            cell = max(dense, key=lambda one: (math.prod(one.shape), one.shape), default=cell)
         name = table.best(cell).kernel
         if name not in known:
             raise NotFound(f"Kernel {name} is the fastest for {cell.format}, but not installed.", "Install it, or time the kernels anew.")
@@ -188,8 +195,24 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         cell = cell_format(variant.format, variant.cost.params / site.weights)
         running.append(Running(site, variant.format, cell, label(kernel), variant_bytes(packed), kernel, packed))
         stitched[site.name] = DENSE
+    forwards |= _head(model, set(forwards), pick)
     stitcher = Stitcher(model, sites)
     return PackedModel(model, stitcher, profile, Profile.of(stitched), variant_of, forwards, running)
+
+
+def _head(model: nn.Module, taken: set[nn.Module], pick: Pick) -> dict[nn.Module, Forward]:
+    """The output head on the kernel that is picked for it, where it is a linear layer of its own and that is no plain module."""
+    found = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(found) is not nn.Linear or found in taken or found.weight.dtype not in DTYPES:
+        return {}
+    rows, columns = found.weight.shape
+    site = Site(HEAD, "linear", (rows, columns), 0, None)
+    variant = Variant(site, DENSE, PLAIN, {"weight": found.weight.detach()}, dense_cost(site.weights))
+    kernel = pick(variant, found.weight.dtype)
+    if kernel.name == PLAIN:
+        return {}
+    packed = {name: tensor.to(found.weight.device) for name, tensor in kernel.pack(variant, found.weight.dtype).items()}
+    return {found: _forward(kernel, packed, found.bias)}
 
 
 def _dense(site: Site, slot: Slot) -> Variant:

@@ -105,7 +105,7 @@ def notes(document: Document) -> list[str]:
         dense = rows.get("dense", {}).get("latency", {}).get("measured_seconds")
         beside = "" if dense is None else f", and {own['measured_seconds'] / dense:.3f} times the dense model's, measured in the same turns"
         takes = f"{1e3 * own['measured_seconds']:,.2f} ms, and {limit} is allowed"
-        again = "time the kernels again: evopress kernels bench --workload"
+        again = f"time the kernels again: evopress kernels bench --workload {document['workload']['text']} with every --format of the study"
         advice = f"Ask for less (latency={_lower(own)}{comma}{options}), or {again}" if own["sure"] else f"On a quiet machine, {again}"
         found.append(
             f"WARNING: {label} takes {ratio:.3f} times its latency budget when measured: {takes}{beside}. {advice}. The exit code does not"

@@ -9,7 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Document = Mapping[str, Any]
-KERNELS_HEADER = ("format", "shape", "kernel", "µs", "95% interval", "n", "of read bandwidth", "x dense", "fastest other", "times as fast")
+KERNELS_HEADER = (
+    "format",
+    "shape",
+    "kernel",
+    "tokens",
+    "µs",
+    "95% interval",
+    "n",
+    "of read bandwidth",
+    "times torch's dense",
+    "fastest other",
+    "times as fast",
+)
 FRONTIER_HEADER = ("profile", "bits", "held-out KL", "tokens/s", "ms", "95% interval", "n", "by the table", "of dense")
 
 
@@ -33,8 +45,8 @@ def header(document: Document) -> tuple[str, ...]:
 def rows(document: Document) -> list[tuple[str, ...]]:
     """Cells under `header`: matrices in the order they were timed, profiles slowest first."""
     if "kernels" in document:
-        duels = {(tuple(duel["shape"]), duel["format"]): duel for duel in document["against_peers"]}
-        return [_kernel(row, duels.get((tuple(row["shape"]), row["format"]))) for row in document["rows"]]
+        duels = {_cell(duel): duel for duel in document["against_peers"]}
+        return [_kernel(row, duels.get(_cell(row))) for row in document["rows"]]
     dense = next(row["median_seconds"] for row in document["rows"] if row["kind"] == "dense")
     return [_profile(row, dense) for row in sorted(document["rows"], key=lambda row: -row["median_seconds"])]
 
@@ -54,10 +66,15 @@ def notes(document: Document) -> list[str]:
     return found
 
 
+def _cell(row: Document) -> tuple[Any, ...]:
+    return (tuple(row["shape"]), row["format"], row["tokens"], row["dtype"])
+
+
 def _kernel(row: Document, duel: Document | None) -> tuple[str, ...]:
     faster = duel["times_as_fast"] if duel else None
     return (
-        row["format"], f"{row['shape'][0]}x{row['shape'][1]}", row["kernel"], f"{1e6 * row['median_seconds']:.0f}",
+        row["format"], f"{row['shape'][0]}x{row['shape'][1]}", row["kernel"], str(row["tokens"]),
+        f"{1e6 * row['median_seconds']:.0f}",
         f"{1e6 * row['low_seconds']:.0f}-{1e6 * row['high_seconds']:.0f}", str(row["samples"]), f"{row['floor_share']:.0%}",
         f"{1 / row['ratio_to_dense']['median']:.2f}", duel["peer"] if duel else "-",
         f"{faster['median']:.2f} [{faster['low']:.2f}, {faster['high']:.2f}]" if faster else "-",

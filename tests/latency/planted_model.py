@@ -12,6 +12,7 @@ from evopress.api import DENSE
 from evopress.api.formats import decode
 from evopress.api.workload import Workload
 from evopress.latency.mixed import linear_seconds
+from evopress.latency.runtime import HEAD
 from evopress.latency.table import Cell, LatencyTable, Measured, Part
 from evopress.models.sites import find_sites
 
@@ -56,6 +57,12 @@ class PlantedKernel:
         return x @ packed["weight"].T
 
 
+class PlainModule:
+    """What keeps the head as it is."""
+
+    name = "dense"
+
+
 class PlantedModel:
     """model, sites: of two blocks. Calling it tells the time."""
 
@@ -78,7 +85,7 @@ class PlantedModel:
         self.wait(self.table.best(Cell(format, shape, self.tokens)).median)
 
     def pick(self, variant, dtype):
-        return PlantedKernel(self)
+        return PlantedKernel(self) if variant.site.name != HEAD else PlainModule()
 
     def seconds(self, profile):
         """What a pass takes, summed by hand."""

@@ -10,10 +10,11 @@ from evopress_kernels import evopress_kernels
 from tiny import build as tiny
 from tiny import tokens
 
-from evopress.api import ABSENT, DENSE, DROP, Level, Profile, UsageError
+from evopress.api import ABSENT, DENSE, DROP, Cost, Level, NotFound, Profile, Site, UsageError, Variant
 from evopress.api.formats import bitmask_variant, decode, int_variant, minmax_grid
 from evopress.hooks.registry import Registry
-from evopress.latency.runtime import NO_KERNEL, bench, bench_interleaved, build, choose, first_fitting, generate, label
+from evopress.latency.runtime import HEAD, NO_KERNEL, bench, bench_interleaved, build, choose, fastest, first_fitting, generate, label
+from evopress.latency.table import Cell, LatencyTable, Measured
 from evopress.models.sites import find_sites
 from evopress.models.stitch import Stitcher
 from evopress.models.weights import read
@@ -151,7 +152,7 @@ def test_another_kernel_of_dense_weights_is_given_those_of_the_model():
     with build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting([OtherDense(), *kernels()], "cpu")) as packed:
         assert torch.allclose(model(ids).logits, before, atol=1e-5)
         assert packed.kernels == {"other-dense": 7}
-        assert sum("forward" in module.__dict__ for module in model.modules()) == 7
+        assert sum("forward" in module.__dict__ for module in model.modules()) == 8, "the output head has a kernel too"
     assert set(OtherDense.seen) <= {parameter.data_ptr() for parameter in model.parameters()}
 
 
@@ -260,3 +261,17 @@ def test_other_types_are_refused():
     sites = find_sites(model).sites
     with pytest.raises(UsageError, match="bfloat16 or float32"):
         build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu"))
+
+
+def test_the_head_runs_on_what_is_fastest_for_the_largest_dense_matrix():
+    model = tiny("llama", num_hidden_layers=1)
+    variant = Variant(Site(HEAD, "linear", tuple(model.lm_head.weight.shape), 0, None), DENSE, "dense", {}, Cost())
+    cells = {
+        Cell("dense", (32, 32), 1): [Measured("dense", 1.0, 1.0, 1.0, 7)],
+        Cell("dense", (48, 32), 1): [Measured("other-dense", 1.0, 1.0, 1.0, 7), Measured("dense", 2.0, 2.0, 2.0, 7)],
+        Cell("dense", (480, 32), 2): [Measured("dense", 1.0, 1.0, 1.0, 7)],
+    }
+    pick = fastest([OtherDense(), *kernels()], LatencyTable(cells, about="here"), 1)
+    assert pick(variant, torch.float32).name == "other-dense"
+    with pytest.raises(NotFound, match="was never timed on here"):
+        fastest(kernels(), LatencyTable({}, about="here"), 1)(variant, torch.float32)

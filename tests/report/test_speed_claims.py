@@ -33,8 +33,10 @@ KERNELS = {
         row("dense", [6.0] * 7, (8, 8), "dense"), row("int2-g64", [1.0] * 7, (8, 8)), row("int4-g64", [4.0] * 7, (8, 8)),
     ],
     "against_peers": [
-        {"format": "int4-g64", "shape": [4, 8], "peer": "them", "samples": 9, "times_as_fast": {"median": 1.2, "low": 0.9, "high": 1.4}},
-        {"format": "int4-g64", "shape": [8, 8], "peer": "them", "samples": 9, "times_as_fast": {"median": 1.1, "low": 1.0, "high": 1.4}},
+        {"format": "int4-g64", "shape": [4, 8], "tokens": 1, "dtype": "bfloat16", "peer": "them", "samples": 9,
+         "times_as_fast": {"median": 1.2, "low": 0.9, "high": 1.4}},
+        {"format": "int4-g64", "shape": [8, 8], "tokens": 1, "dtype": "bfloat16", "peer": "them", "samples": 9,
+         "times_as_fast": {"median": 1.1, "low": 1.0, "high": 1.4}},
     ],
     "check": [{"error": -0.2}, {"error": 0.05}, {"error": 0.01}],
 }  # fmt: skip
@@ -135,7 +137,7 @@ def test_a_kernel_study_as_a_section_of_the_leaderboard(tmp_path: Path) -> None:
     text = leaderboard_markdown(tmp_path)
     assert "# How fast kernels and profiles run" in text
     assert "## mine; a processor, 2 threads, bfloat16" in text
-    cells = "| int4-g64 | 4x8 | native-int | 4000000 | 3000000-4000000 | 7 | 50% | 4.00 | them | 1.20 [0.90, 1.40] |"
+    cells = "| int4-g64 | 4x8 | native-int | 1 | 4000000 | 3000000-4000000 | 7 | 50% | 4.00 | them | 1.20 [0.90, 1.40] |"
     assert cells.replace(" ", "") in text.replace(" ", "")
     assert "these round the activations, by a relative error of them: 0.01" in text
     assert "the table's sum against 3 random whole models: median error 5.0%" in text
