@@ -110,7 +110,9 @@ def _document(frontier: FrontierStudy, bench: Workbench, found: Mapping[str, Fou
         seconds = workload_seconds(packed, workload, REPEATS)
     here = environment(bench.device, str(bench.dtype).removeprefix("torch."))
     rows = [
-        _row(plan, label, one, trials[label].values, trials[label].weights, seconds[label]) | _running(packed[label])
+        _row(plan, label, one, trials[label].values, trials[label].weights, seconds[label])
+        | _running(packed[label])
+        | {"device": here["device"], "threads": here["threads"]}
         for label, one in found.items()
     ]
     return {

@@ -176,7 +176,9 @@ class _Bench:
             rows.append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
         about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions()}
-        return {"environment": about, "floor": rates, "rows": [_row_json(row) for row in rows], "against_peers": against_peers(rows)}
+        where = {"device": about["device"], "threads": about["threads"]}
+        told = [_row_json(row) | where for row in rows]
+        return {"environment": about, "floor": rates, "rows": told, "against_peers": against_peers(rows)}
 
     def _measured(
         self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], dtypes: Sequence[torch.dtype], floor: Floor
@@ -204,7 +206,8 @@ def latency_row(row: KernelRow, here: dict[str, Any]) -> LatencyRow:
     timing = row.timing
     extra = {
         "ratio_to_dense": row.ratio_to_dense.median, "floor_seconds": row.floor_seconds, "warm_seconds": row.warm.median,
-        "read_bytes": row.read_bytes, "rounding": row.rounding, "version": row.version,
+        "read_bytes": row.read_bytes, "rounding": row.rounding,
+        "version": row.version,
     }  # fmt: skip
     return LatencyRow(
         kernel=row.label, device=here["device"], phase=KERNEL, batch=1, tokens=row.tokens, threads=here["threads"], samples=timing.n,
@@ -267,6 +270,7 @@ def _row_json(row: KernelRow) -> dict[str, Any]:
         "ratio_to_dense": {"median": ratio.median, "low": ratio.low, "high": ratio.high}, "weight_bytes": row.weight_bytes,
         "read_bytes": row.read_bytes, "gigabytes_per_second": row.gigabytes_per_second, "floor_seconds": row.floor_seconds,
         "floor_share": row.floor_share, "bits_a_weight": 8 * row.weight_bytes / math.prod(row.shape), "rounding": row.rounding,
+        "version": row.version,
     }  # fmt: skip
 
 

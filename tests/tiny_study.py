@@ -104,9 +104,18 @@ def arguments(tiny: Tiny, **changed: Any) -> list[str]:
 
 
 def toml(path: Path, keys: Mapping[str, Any]) -> Path:
-    """Write a study file; JSON values of strings, numbers and lists are TOML too."""
-    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items()), encoding="utf-8")
+    """Write a study file; JSON values of strings, numbers and lists are TOML too, and tables are written inline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(f"{key} = {_toml_value(value)}" for key, value in keys.items()), encoding="utf-8")
     return path
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(own)}" for key, own in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return json.dumps(value)
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,12 @@ def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found]:
     if taken > limit:
         return [(math.inf, math.inf, math.inf, len(own["seconds"]), f"it takes {taken:.3f} of the dense model's time itself")]
     # A rival is whatever may keep the time by the interval of its own measurement.
-    rivals = [row for row in rows.values() if row["kind"] == claim.than and _ratio(row["seconds"], dense["seconds"])[1] <= limit]
-    if not rivals:
+    kind = [row for row in rows.values() if row["kind"] == claim.than]
+    rivals = [row for row in kind if _ratio(row["seconds"], dense["seconds"])[1] <= limit]
+    if not kind:
         return []
+    if not rivals:
+        return [(-math.inf, -math.inf, -math.inf, len(kind), f"none of {len(kind)} is as fast")]
     best = min(rivals, key=lambda row: row["kl"]["mean"])
     test = paired(own["kl"]["values"], best["kl"]["values"], document["heldout"]["weights"], 0, document["heldout"]["origins"])
     return [(test.difference, test.low, test.high, test.n, f"against {best['label']} at {best['kl']['mean']:.4f}, p {test.p:.1e}")]

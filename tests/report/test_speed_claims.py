@@ -105,6 +105,13 @@ def test_a_winner_that_does_not_keep_the_time_itself_fails() -> None:
     assert found.note == "it takes 0.700 of the dense model's time itself"
 
 
+def test_where_no_rival_keeps_the_time_the_claim_says_so() -> None:
+    document = {**FRONTIER, "rows": [row for row in FRONTIER["rows"] if row["label"] != "uniform c"]}
+    found = judge(document, "kl", "<", 0, "fast", "uniform", 0.75)
+    assert (found.state, found.value, found.note) == ("holds", -float("inf"), "none of 2 is as fast")
+    assert judge(document, "kl", "<", 0, "fast", "random", 0.75).state == "not measured yet"
+
+
 def test_a_rival_whose_interval_holds_the_limit_is_one() -> None:
     unsure = {**whole("uniform a", "uniform", 9.0, *[0.01] * 8), "seconds": [7.9, 7.9, 8.1, 8.1, 8.1, 8.1, 8.1]}
     document = {**FRONTIER, "rows": [row for row in FRONTIER["rows"] if row["label"] != "uniform a"] + [unsure]}
