@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ class Workbench:
         self._fitness: dict[tuple[str, str], Fitness] = {}
         self._token_sets: set[Role] = set()
         self._stored: dict[TrialKey, StoredTrial] = {}
+        self._estimated: set[int] = set()
 
     # Digests and tokens -----------------------------------------------------------------------------------------------------------------
 
@@ -312,6 +313,8 @@ class Workbench:
         def look(keys: Sequence[TrialKey]) -> bool:
             rows = self.store.find_trials(keys)
             self._stored |= rows
+            if rows and self.plan.workload is not None:
+                self._estimate({rows[key].id: wanted[key] for key in rows})
             found.update({key: row.trial(wanted[key], slice_) for key, row in rows.items()})
             return bool(rows)
 
@@ -329,6 +332,14 @@ class Workbench:
             if not progressed and not look([key for key in missing if key not in found]):
                 time.sleep(BUSY_POLL_SECONDS)
         return [found[self.key(profile, slice_, fitness, slopes)] for profile in profiles]
+
+    def _estimate(self, profiles: Mapping[int, Profile]) -> None:
+        """Note the time of trials that an earlier study may have taken without one; each once."""
+        cost = self.plan.space.cost
+        new = {number: cost(profile).nanoseconds / 1e9 for number, profile in profiles.items() if number not in self._estimated}
+        if new:
+            self.store.estimate_trials(new)
+            self._estimated |= new.keys()
 
     def stored(self, profile: Profile, slice_: Slice, fitness: str, slopes: bool = False) -> StoredTrial:
         """The stored row of something `measure` returned."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, select
+from sqlalchemy import Connection, case, delete, select, update
 
 from evopress.api import SLOPE_FORWARDS, Cost, NumericalError, StorageError, Trial
 from evopress.store import catalog
@@ -101,6 +101,12 @@ def put(conn: Connection, ids: catalog.Ids, key: TrialKey, trial: Trial, bits: f
     if trial.slopes:
         conn.execute(insert(conn, Slopes), {"trial_id": fresh, "changes": list(trial.slopes)})
     return StoredTrial(fresh, profile_id, key, scores, weights, trial.cost, row["mean"], row["seconds"], trial.slopes, fresh=True)
+
+
+def estimate(conn: Connection, seconds: Mapping[int, float]) -> None:
+    """Give trials their estimated seconds, by id, where they have none."""
+    for number, value in sorted(seconds.items()):
+        conn.execute(update(Trials).where(Trials.id == number, Trials.estimated_seconds.is_(None)).values(estimated_seconds=value))
 
 
 def record_step(

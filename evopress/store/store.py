@@ -186,6 +186,10 @@ class Store:
         measurements.check(key, trial)
         return self._with_ids(lambda conn, ids: measurements.put(conn, ids, key, trial, bits, run_id, self._clock()))
 
+    def estimate_trials(self, seconds: Mapping[int, float]) -> None:
+        """Give trials, by id, the seconds they are estimated to take, where they have none: they were measured without a time."""
+        self.database.write(lambda conn: measurements.estimate(conn, seconds))
+
     def slopes_before(self, wanted: Earlier) -> list[RememberedSlopes]:
         """The newest stored slopes of earlier trials, newest first."""
         return self.database.read(lambda conn: remembered.slopes_before(conn, wanted))

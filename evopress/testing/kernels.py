@@ -47,11 +47,11 @@ def check_kernel(
 
     For each, and for a few more shapes drawn from the seed: 1 to 256 tokens against a float64 `reference` (with `tolerance`), with one
     thread and with several; a reference linear in x; outputs written in full (memory is poisoned with NaN); an input that is not
-    contiguous; packed tensors that were copied elsewhere; results that share no memory with each other, the input or the weights; inputs
-    and variants left unchanged; the same bits twice; NaN and infinity that stay in their row and do not vanish; no more bytes read than
-    packed. variant_of makes variants of formats that are not built in. device: where `run` gets x and the packed tensors; weights are
-    packed and the reference is computed on the CPU. Raises AssertionError naming kernel, format, shape, tokens and type; MissingDependency
-    for a kernel that needs something and supports nothing.
+    contiguous, and one without tokens; packed tensors that were copied elsewhere; results that share no memory with each other, the input
+    or the weights; inputs and variants left unchanged; the same bits twice; NaN and infinity that stay in their row and do not vanish; no
+    more bytes read than packed. variant_of makes variants of formats that are not built in. device: where `run` gets x and the packed
+    tensors; weights are packed and the reference is computed on the CPU. Raises AssertionError naming kernel, format, shape, tokens and
+    type; MissingDependency for a kernel that needs something and supports nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     if not kernel.name or not kernel.formats:
@@ -136,6 +136,9 @@ def _check_run(kernel: Kernel, variant: Variant, packed: Mapping[str, Tensor], x
     error.check(kernel.run(x_TC, weights), reference, f"{where}, packed tensors copied elsewhere")
     strided = torch.empty(x_TC.shape[0], 2 * columns, dtype=x_TC.dtype, device=x_TC.device)[:, ::2].copy_(x_TC)
     error.check(kernel.run(strided, packed), reference, f"{where}, a non-contiguous input")
+    none = kernel.run(x_TC[:0], packed)
+    if tuple(none.shape) != (0, rows):
+        raise AssertionError(f"{where}: no tokens give {tuple(none.shape)}, not {(0, rows)}")
     with _other_threads() as threads:
         error.check(kernel.run(x_TC, packed), reference, f"{where}, {threads} threads")
     _check_not_finite(kernel, variant, packed, x_TC, weight_CR, first.cpu(), where)

@@ -95,7 +95,8 @@ class GgmlKernel(Kernel):
         if offset_RG is None:
             return out_TR.add_(not_finite(x_TC)).to(x.dtype)
         # The sums keep the NaN and infinity of x, which ggml's rounding may lose.
-        sums_TG = x_TC.reshape(x.shape[0], offset_RG.shape[1], -1).sum(-1)
+        groups = offset_RG.shape[1]
+        sums_TG = x_TC.reshape(x.shape[0], groups, x.shape[1] // groups).sum(-1)
         return out_TR.addmm_(sums_TG, offset_RG.T).to(x.dtype)
 
     def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:

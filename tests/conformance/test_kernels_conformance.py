@@ -120,6 +120,72 @@ class WrongReference(DenseKernel):
         return super().reference(x, variant) + 1
 
 
+class ReadsMoreThanItHolds(DenseKernel):
+    def read_bytes(self, packed, tokens):
+        return super().read_bytes(packed, tokens) + 1
+
+
+class ChangesWeights(DenseKernel):
+    def pack(self, variant, dtype):
+        return {**super().pack(variant, dtype), "calls": torch.zeros(1)}
+
+    def run(self, x, packed):
+        packed["calls"] += 1
+        return super().run(x, packed)
+
+
+class ChangesVariant(DenseKernel):
+    def pack(self, variant, dtype):
+        packed = super().pack(variant, dtype)
+        variant.tensors["seen"] = torch.ones(1)
+        return packed
+
+
+class Unsteady(DenseKernel):
+    calls = 0
+
+    def run(self, x, packed):
+        self.calls += 1
+        result = super().run(x, packed)
+        if self.calls % 3 == 1:
+            result[:1, :1] = torch.nextafter(result[:1, :1], torch.full_like(result[:1, :1], torch.inf))
+        return result
+
+
+class BoundToMemory(DenseKernel):
+    def pack(self, variant, dtype):
+        packed = super().pack(variant, dtype)
+        self.known = packed["weight"].data_ptr()
+        return packed
+
+    def run(self, x, packed):
+        return super().run(x, packed) * (packed["weight"].data_ptr() == self.known)
+
+
+class IgnoresStrides(DenseKernel):
+    def run(self, x, packed):
+        return super().run(x.as_strided(x.shape, (x.shape[1], 1)), packed)
+
+
+class WrongWithOtherThreads(DenseKernel):
+    threads = None
+
+    def run(self, x, packed):
+        self.threads = self.threads or torch.get_num_threads()
+        return super().run(x, packed) * (torch.get_num_threads() == self.threads)
+
+
+class RefusesNoTokens(DenseKernel):
+    def run(self, x, packed):
+        return super().run(x, packed) if len(x) else torch.empty(1, packed["weight"].shape[0])
+
+
+class InfinityForNaN(DenseKernel):
+    def run(self, x, packed):
+        result = super().run(x, packed)
+        return torch.where(result.isnan(), torch.full_like(result, torch.inf), result)
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
@@ -133,6 +199,15 @@ class WrongReference(DenseKernel):
         (NotListed, "which none of its formats"),
         (SupportsNothing, "supports none"),
         (WrongReference, "reference is not linear"),
+        (ReadsMoreThanItHolds, "read_bytes gives"),
+        (ChangesWeights, "run changed the packed weights"),
+        (ChangesVariant, "changed the variant's tensors"),
+        (Unsteady, "the same input again gives another result"),
+        (BoundToMemory, "packed tensors copied elsewhere"),
+        (IgnoresStrides, "a non-contiguous input"),
+        (WrongWithOtherThreads, r"\d threads: the result"),
+        (RefusesNoTokens, "no tokens give"),
+        (InfinityForNaN, "becomes infinity"),
         (Unwritten, "further from the reference|same input again|result of the first"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

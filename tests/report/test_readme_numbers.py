@@ -9,9 +9,11 @@ from statistics import fmean, median
 import pytest
 
 from evopress.api.contest import Contest
+from evopress.api.speed_study import read_speed_study
 from evopress.report.claims import Verdict, judge
 from evopress.report.contest_document import Document, mean, read_document, runs_of
 from evopress.report.contest_table import standings
+from evopress.report.speed_claims import judge_speed, speed_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -138,3 +140,16 @@ def test_how_fast_candidates_are_measured() -> None:
     text = " ".join(README.split())
     for sentence in sentences:
         assert sentence in text
+
+
+@pytest.mark.parametrize("name", ["search-latency", "kernels-cpu"])
+def test_claims_on_speed(name: str) -> None:
+    """Every claim of a speed study as it is judged now, a row each."""
+    study = read_speed_study(ROOT / "studies" / f"{name}.toml")
+    assert study is not None
+    document = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert document["digest"] == study.digest, "the committed result is of the committed study"
+    findings = judge_speed(document, study.claims)
+    assert all(finding.state == "holds" for finding in findings)
+    rows = "\n".join(f"| {' | '.join(speed_cells(finding))} |" for finding in findings)
+    assert rows in README, rows

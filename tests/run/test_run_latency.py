@@ -107,3 +107,16 @@ def test_a_dry_run_without_times_names_the_command_that_takes_them(tiny: Tiny, h
     answer = evopress_command("search", "start", *tiny_study.arguments(tiny, **SHORT), "--dry-run")
     assert answer.code == 5
     assert "evopress kernels bench --workload decode,batch=1,context=64" in answer.err
+
+
+def test_trials_of_a_study_without_a_time_are_given_one_by_a_study_that_asks_for_it(tiny: Tiny, tmp_path: Path) -> None:
+    tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
+    first = run(tiny, tmp_path, speed=False, budgets=("size=0.9x",), baselines=("uniform",))
+    with Store.open(tiny_study.url(tmp_path)) as store:
+        assert all(row.estimated_seconds is None for row in store.leaderboard("kl"))
+    second = run(tiny, tmp_path, speed=False, name="timed", budgets=("latency=0.9x,context=64",), baselines=("uniform",))
+    shared = {row.profile.digest for row in first.rows} & {row.profile.digest for row in second.rows}
+    with Store.open(tiny_study.url(tmp_path)) as store:
+        known = {row.profile: row.estimated_seconds for row in store.leaderboard("kl")}
+    assert shared
+    assert all(known[digest] for digest in shared)

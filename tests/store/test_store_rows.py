@@ -340,6 +340,10 @@ def test_estimated_seconds_stay_with_the_trial_that_was_priced(store: Store) -> 
     assert (rows[timed.digest].estimated_seconds, rows[plain.digest].estimated_seconds) == (0.03125, None)
     assert [row.profile for row in store.leaderboard("kl", where="estimated_seconds<0.04")] == [timed.digest]
     assert store.leaderboard("kl", sort="estimated_seconds")[-1].profile == plain.digest
+    ids = {name: store.find_trials([key(one, on)])[key(one, on)].id for name, one in (("timed", timed), ("plain", plain))}
+    store.estimate_trials({ids["timed"]: 7.0, ids["plain"]: 0.05})
+    rows = {row.profile: row for row in store.leaderboard("kl")}
+    assert (rows[timed.digest].estimated_seconds, rows[plain.digest].estimated_seconds) == (0.03125, 0.05)
     # The same measurement again, for another workload: the first numbers of a key stay. Of another fitness: the latest estimate is shown.
     store.put_trial(key(timed, on), trial(timed, on, (0.5,) * 3, Cost(3000, 500, 7)), bits=2.0)
     assert store.leaderboard("kl", where="kl=0.5")[0].estimated_seconds == 0.03125
