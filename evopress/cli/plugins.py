@@ -99,11 +99,10 @@ def _check_kernel(cls: type[Any]) -> str:
 
 def _check_searcher(cls: type[Any]) -> str:
     from evopress.hooks.registry import searcher_options
-    from evopress.testing.searchers import check_searcher, conformance_problems
+    from evopress.testing.searchers import check_searcher
 
     short: dict[str, Any] = {name: value for name, value in SHORT.items() if name in searcher_options(cls)}
-    check_searcher(cls, **short)
-    return f"{len(conformance_problems())} planted problems"
+    return f"{check_searcher(cls, **short)} planted problems"
 
 
 _CHECKS: dict[str, Callable[[type[Any]], str]] = {"method": _check_method, "kernel": _check_kernel, "searcher": _check_searcher}

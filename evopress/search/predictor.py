@@ -172,6 +172,8 @@ class Predictor(Searcher):
         for _ in range(INNER):
             drawn = {self.ledger.key(child): child for child in self._mutants(parents, -(-self.virtual // INNER))}
             fresh = [child for key, child in drawn.items() if pool.setdefault(key, child) is child]
+            if not fresh:  # all that mutants reach is in the pool
+                break
             mean, _ = self.surrogate.predict(fresh)
             found = sorted([*found, *zip(mean.tolist(), fresh, strict=True)])
             parents = [self._champion.best, *(child for _, child in found[: PARENTS - 1])]

@@ -318,20 +318,27 @@ def degenerate_problems() -> dict[str, Problem]:
     }
 
 
-def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, questions: int = 500, **options: Any) -> None:
-    """Check a searcher class on planted problems; raises AssertionError with the name of the problem.
+def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = None, questions: int = 500, **options: Any) -> int:
+    """Check a searcher class on planted problems; raises AssertionError with the name of the problem, returns how many it took.
 
     Never leaves a budget, unless it `strays`; the incumbent is valid before the first question; the same seed gives the same questions;
     stored trials replay to the same state; asking twice gives one question; slices are exact and repeat no document; it terminates on
     spaces without a legal move; a pool with too few tokens ends in UsageError or in an end, never in an endless loop. Give options that
-    end within so many `questions`. Layer errors and other facts are told only to a searcher that names them in `needs`, as in a run.
+    end within so many `questions`. A searcher may refuse problems that are not its own with a UsageError, which is raised where it refuses
+    all of them. Layer errors and other facts are told only to a searcher that names them in `needs`, as in a run.
     """
+    taken, refused = 0, UsageError(f"Searcher {cls.name!r} was given no problem.")
     for name, problem in ({**conformance_problems(), **degenerate_problems()} if problems is None else problems).items():
         who = f"{cls.name} on {name}"
         untold: dict[str, Any] = dict.fromkeys((FACTS | REMEMBERED) - cls.needs, ())
         problem = replace(problem, **untold)
         measure = measure_with(planted_function(problem.space), problem.space, noise=0.01)
-        searcher = cls(problem, random.Random(1), **options)
+        try:
+            searcher = cls(problem, random.Random(1), **options)
+        except UsageError as error:
+            refused = error
+            continue
+        taken += 1
         check_profile(problem, searcher.incumbent, f"{who}, before the first question")
         assert searcher.ask() == searcher.ask(), f"{who}: asking twice gives two questions"
         history = follow(searcher, measure, questions)
@@ -342,6 +349,9 @@ def check_searcher(cls: type[Searcher], problems: dict[str, Problem] | None = No
         assert follow(again, measure, questions) == history, f"{who}: the same seed gives other questions"
         _check_replay(cls, problem, history, measure, options, who)
         _check_small_pool(cls, problem, options, who)
+    if not taken:
+        raise refused
+    return taken
 
 
 def _check_ask(problem: Problem, ask: Ask, cls: type[Searcher], who: str) -> None:
