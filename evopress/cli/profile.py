@@ -225,7 +225,10 @@ def _about_json(row: ProfileRow, about: _About) -> dict[str, Any]:
         "held_as": [f"{result.study}/{result.label}" for result in about.held],
         "fitness": {n: {"mean": f.mean, "low": f.low, "high": f.high, "documents": f.n} for n, f in about.fitness.items()},
         "estimated_seconds": about.estimated,
-        "speed": {s.phase: {"tokens_per_second": s.tokens_per_second, "kernel": s.kernel, "device": s.device} for s in about.speeds},
+        "speed": {
+            s.phase: {name: getattr(s, name) for name in ("tokens_per_second", "kernel", "device", "batch", "tokens", "threads")}
+            for s in about.speeds
+        },
         "tasks": [_score_json(score) for score in about.scores],
     }
 
@@ -239,11 +242,17 @@ def _print_header(row: ProfileRow, about: _About) -> None:
         *((name, _measured(name, found)) for name, found in about.fitness.items()),
         *(() if about.fitness else (("fitness", "not measured on held-out documents"),)),
         *(() if about.estimated is None else (("estimated", _estimated(about.estimated)),)),
-        *((speed.phase, f"{speed.tokens_per_second:,.1f} tokens/s on {speed.device}, kernels: {speed.kernel}") for speed in about.speeds),
+        *((speed.phase, _speed(speed)) for speed in about.speeds),
         *((score.task, f"{score.metric} {_value(score)}") for score in about.scores),
     ]
     width = max(len(name) for name, _ in lines)
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines) + "\n")
+
+
+def _speed(speed: LatencyRow) -> str:
+    """The last measurement, with what it was taken under."""
+    under = f"batch {speed.batch}, {speed.tokens} tokens, {speed.threads} threads"
+    return f"{speed.tokens_per_second:,.1f} tokens/s on {speed.device} ({under}), kernels: {speed.kernel}"
 
 
 def _estimated(seconds: float) -> str:

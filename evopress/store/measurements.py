@@ -135,7 +135,8 @@ def record_step(
     if stored != list(trial_ids):
         raise StorageError(
             f"Question {ordinal} of searcher {searcher!r} was answered by trials {_short(stored)} before, and by {_short(trial_ids)} now.",
-            "The code, the versions or the machine changed under this study, so it cannot be replayed: start a new study (--study NAME).",
+            "The code, the versions, the machine or its table of latencies changed under this study, so it cannot be replayed:"
+            " start a new study (--study NAME).",
         )
 
 
