@@ -15,15 +15,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evopress.api import Kernel
-from evopress.api.formats import GGUF_BLOCKS, parse_int_format
+from evopress.api.formats import GGUF_BLOCKS, fits_format, parse_int_format
 from evopress.api.workload import Workload
-from evopress.latency.bench import DEMO_FORMATS, DEMO_SHAPES, DEMO_TOKENS, Floor, KernelRow, bench_kernels, cell_text, measure_floor
+from evopress.latency.bench import (
+    DEMO_FORMATS,
+    DEMO_SHAPES,
+    DEMO_TOKENS,
+    Floor,
+    KernelRow,
+    bench_kernels,
+    cell_text,
+    measure_floor,
+    split_cell,
+)
 from evopress.latency.check import check_table
 from evopress.latency.clock import Timing, ratio
 from evopress.latency.runtime import fastest
-from evopress.pricing import KERNEL, PART, WORKING_SET_BYTES, environment, read_table
+from evopress.pricing import KERNEL, PART, WORKING_SET_BYTES, environment, read_table, runnable
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Owner, Store
+from evopress.testing.kernels import check_kernel
 
 if TYPE_CHECKING:
     from evopress.api.speed_study import KernelStudy
@@ -34,6 +45,8 @@ OURS = "native-"
 """How the names of our own generated kernels begin."""
 LARGE_SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (8192, 28672))
 """Layers of Llama 3 with 1B, 8B and 70B parameters: attention and MLP."""
+CHECK_SHAPE = (64, 768)
+"""At which a kernel must be right before it may be chosen: 768 columns hold whole groups of 32 to 256, and of 96."""
 LARGE_BYTES = 2**30
 """Weights that are cycled through for them: more than any last-level cache here."""
 
@@ -146,10 +159,11 @@ class _Bench:
         sites = find_sites(model).sites
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
         formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
-        document = self._timed(shapes, [workload.tokens], formats, [name])
+        kernels = self._conforming(formats, getattr(torch, name))  # no other may be chosen
+        document = replace(self, kernels=kernels)._timed(shapes, [workload.tokens], formats, [name])
         self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
-        table = read_table(self.store, wanted.device, name)
-        pick = fastest(self.kernels, table, workload.tokens)
+        table = runnable(read_table(self.store, wanted.device, name), kernels)
+        pick = fastest(kernels, table, workload.tokens)
         parts = measure_parts(model, sites, formats, table, pick, workload, wanted.seed)
         here = {**environment(wanted.device, name), "model": ref.config_digest, "workload": str(workload)}
         for kind, timing in parts.items():
@@ -157,12 +171,28 @@ class _Bench:
         document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
         if wanted.check:
             self.say(f"running {wanted.check} random profiles as whole models")
-            table = read_table(self.store, wanted.device, name)
+            table = runnable(read_table(self.store, wanted.device, name), kernels)
             # Another seed: the profiles must be others than those that the parts were taken from.
             found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
             document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
             document["check_median_error"] = statistics.median(abs(one.error) for one in found)
         return document
+
+    def _conforming(self, formats: Sequence[str], dtype: torch.dtype) -> list[Kernel]:
+        """The kernels that compute what these formats stand for, by the conformance check at one shape; says which do not."""
+        device, passing = torch.device(self.wanted.device).type, []
+        for kernel in self.kernels:
+            own = {split_cell(text)[0] for text in formats}
+            fitting = [format for format in sorted(own) if fits_format(format, CHECK_SHAPE)]
+            asked = [format for format in fitting if kernel.supports(format, CHECK_SHAPE, device, dtype)]
+            try:
+                if asked:
+                    check_kernel(kernel, formats=asked, shapes=(CHECK_SHAPE,), device=self.wanted.device)
+            except AssertionError as error:
+                self.say(f"left out, since it does not compute its weights: {error}")
+                continue
+            passing.append(kernel)
+        return passing
 
     def _timed(
         self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], names: Sequence[str]

@@ -47,7 +47,7 @@ PARTS: Mapping[str, frozenset[str]] = {
     "plan": frozenset({"api", "hooks", "latency", "models", "pricing"}),
     "precision": frozenset({"api", "latency", "models"}),
     "pricing": frozenset({"api", "latency", "precision", "store"}),
-    "timing": frozenset({"api", "latency", "models", "precision", "pricing", "provenance", "store"}),
+    "timing": frozenset({"api", "latency", "models", "precision", "pricing", "provenance", "store", "testing"}),
     "texts": frozenset({"api", "data", "events", "models", "plan"}),
     "rehearsal": frozenset({"api", "data", "hooks", "plan", "texts"}),
     "workbench": frozenset({"api", "bank", "data", "events", "fitness", "hooks", "models", "plan", "precision", "store", "texts"}),

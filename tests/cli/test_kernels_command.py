@@ -266,6 +266,27 @@ def test_a_models_table_is_filled_checked_and_carried_to_another_store(tmp_path:
         assert len(read_table(copy, "cpu", "float32").cells) == 9
 
 
+def test_a_kernel_that_computes_something_else_is_in_no_table(
+    tmp_path: Path, model: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evopress_kernels.torch_int4 import TorchInt4Kernel
+
+    class Wrong(TorchInt4Kernel):
+        name = "wrong"
+
+        def run(self, x: Any, packed: Any) -> Any:
+            return 2 * super().run(x, packed)
+
+    plain = Registry.kernels
+    monkeypatch.setattr(Registry, "kernels", lambda registry: [Wrong(), *plain(registry)])
+    url = f"sqlite:///{tmp_path / 'k.db'}"
+    result = fill(model, url, "--format", "int4-g32", "--peers")
+    assert result.exit_code == 0, result.output
+    assert re.search("left out, since it does not compute its weights: kernel 'wrong' at int4-g32", result.stderr)
+    with Store.open(url, create=False) as store:
+        assert "wrong" not in {row.kernel for row in store.latencies(phase="kernel")}
+
+
 def test_parts_and_check_are_printed(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
     printed = fill(model, f"sqlite:///{tmp_path / 'k.db'}", "--check", "1", "--format", "bitmask@0.5").stdout
     assert re.search(r"^model: [\d.]+ µs \([\d.]+-[\d.]+, n 15\)$", printed, re.MULTILINE)

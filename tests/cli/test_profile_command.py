@@ -46,7 +46,9 @@ def test_header_and_map(planted: Planted) -> None:
 
 
 def test_speed_names_the_kernel(planted: Planted) -> None:
-    assert "decode   40.0 tokens/s on cpu (batch 1, 1 tokens, 1 threads), kernels: torch-int4" in " ".join(show(planted, "demo/uniform").split("  "))
+    assert "decode   40.0 tokens/s on cpu (batch 1, 1 tokens, 1 threads), kernels: torch-int4" in " ".join(
+        show(planted, "demo/uniform").split("  ")
+    )
 
 
 @pytest.mark.parametrize("label", list(PROFILES))
