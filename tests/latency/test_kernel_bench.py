@@ -102,5 +102,5 @@ def test_large_weights_are_held_against_the_fastest_reading_of_their_rounds(monk
     slow = Floor(1.0, {"float32": 1e18})
     found = list(bench_kernels(kernels(), torch.Generator().manual_seed(0), [(64, 64)], [1], ["int4-g32"], [torch.float32], floor=slow,
                                working_set_bytes=10000, rounds=3, max_seconds=0))  # fmt: skip
-    assert all(0 < row.floor_share <= 1 for row in found)
+    assert all(0 < row.floor_share < 1 + 1e-9 for row in found)
     assert any(row.floor_share > 1e-3 for row in found)
