@@ -99,13 +99,19 @@ class Kernel(ABC):
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """x: (tokens, columns in) of the type packed for. Returns (tokens, rows out) in that type. packed: as `pack` gave, or a copy."""
 
-    @abstractmethod
     def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """Bytes of weights that one `run` with so many tokens reads from memory, each once; at most what `packed` holds."""
+        """Bytes of weights that one `run` with so many tokens reads from memory, each once; all that `packed` holds, unless a kernel knows
+        that it reads less.
+        """
+        from evopress.api.formats import variant_bytes
 
-    @abstractmethod
+        return variant_bytes(packed)
+
     def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """The exact answer in float64, slowly: what the conformance check compares `run` with."""
+        """The exact answer in float64, slowly: what the conformance check compares `run` with. For a format of its own a kernel says it."""
+        from evopress.api.formats import exact_product
+
+        return exact_product(x, variant)
 
 
 class Fitness(ABC):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product
 
 
 class AbsentKernel(Kernel):
@@ -36,7 +35,3 @@ class AbsentKernel(Kernel):
     def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
         """Nothing."""
         return 0
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

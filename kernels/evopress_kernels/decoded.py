@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, exact_product, variant_bytes
+from evopress.api.formats import decode
 
 
 class DecodedKernel(Kernel):
@@ -31,13 +31,3 @@ class DecodedKernel(Kernel):
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R."""
         return functional.linear(x, packed["weight"])
-
-    @final
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """The plain matrix."""
-        return variant_bytes(packed)
-
-    @final
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, parse_lowrank_format, variant_bytes
+from evopress.api.formats import parse_lowrank_format
 
 
 class LowrankKernel(Kernel):
@@ -35,11 +35,3 @@ class LowrankKernel(Kernel):
     def run(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
         """T×C to T×R."""
         return functional.linear(functional.linear(x, packed["right"]), packed["left"])
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """Both factors."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, parse_int_format, unpack_int
+from evopress.api.formats import parse_int_format, unpack_int
 from evopress_kernels import nibbles
 
 
@@ -58,10 +58,6 @@ class TorchInt4Kernel(Kernel):
     def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
         """The codes and one of the two forms of the scales."""
         return nibbles.read_bytes(packed, "scale_zero" in packed and tokens <= nibbles.OP_TOKENS)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
 
 
 def _int_format(variant: Variant) -> tuple[int, int]:

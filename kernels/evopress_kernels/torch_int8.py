@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import parse_int_format, unpack_int, variant_bytes
 
 COLUMNS_MULTIPLE = 16
 """The bfloat16 operator reads 16 columns at a time without a bound check: other widths read foreign memory, so they are refused."""
@@ -70,7 +70,3 @@ class TorchInt8Kernel(Kernel):
     def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
         """All of it; `scale_bf16` and `scale` stand for each other."""
         return variant_bytes(packed) - packed["scale_bf16"].numel() * 2
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

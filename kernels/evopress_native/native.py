@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, variant_bytes
+from evopress.api import Kernel
 from evopress_native.layout import BLOCK
 from evopress_native.machine import Machine, this_machine, tiles_allowed
 from evopress_native.toolchain import accepts, code_digest, compiler, library, missing_compiler
@@ -63,16 +62,6 @@ class NativeKernel(Kernel):
     def runs_here(self, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Is there a processor, a compiler and a type for it?"""
         return device == "cpu" and min(shape) > 0 and dtype in DTYPES and compiler() is not None and self.machine is not None
-
-    @final
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    @final
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
 
 
 class BlockedKernel(NativeKernel):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, parse_gguf_format, parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import parse_gguf_format, parse_int_format, unpack_int
 from evopress_peers import ggml_library
 from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
@@ -98,11 +98,3 @@ class GgmlKernel(Kernel):
         groups = offset_RG.shape[1]
         sums_TG = x_TC.reshape(x.shape[0], groups, x.shape[1] // groups).sum(-1)
         return out_TR.addmm_(sums_TG, offset_RG.T).to(x.dtype)
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

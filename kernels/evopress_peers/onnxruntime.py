@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, MissingDependency, Variant
-from evopress.api.formats import exact_product, pack_bits, parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import pack_bits, parse_int_format, unpack_int
 from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
 
@@ -122,16 +122,6 @@ class _MatMulNBits(Kernel):
         if session is None:
             session = sessions[threads] = _Session(packed, x.shape[1], threads, self.accuracy)
         return session.run(x)
-
-    @final
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """As much as is packed: the operator's own order of the codes has the same size."""
-        return variant_bytes(packed)
-
-    @final
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
 
 
 class OnnxruntimeKernel(_MatMulNBits):

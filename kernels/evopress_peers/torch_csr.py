@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, exact_product, unpack_bits, variant_bytes
+from evopress.api.formats import decode, unpack_bits
 from evopress_peers.not_finite import not_finite
 
 LEAST_TOKENS = 4
@@ -62,14 +62,6 @@ class TorchCsrKernel(Kernel):
             padded_TC = functional.pad(x_TC, (0, 0, 0, max(0, LEAST_TOKENS - tokens)))
             out_TR = torch.mm(weight_RC, padded_TC.T.contiguous()).T[:tokens]
         return (out_TR + not_finite(x_TC)).to(x.dtype).contiguous()
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
 
 
 @cache

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import decode, exact_product, variant_bytes
+from evopress.api.formats import decode
 
 ROWS_MULTIPLE = 32
 COLUMNS_MULTIPLE = 64
@@ -63,14 +63,6 @@ class TorchTwoOfFourKernel(Kernel):
         kind = SparseSemiStructuredTensorCUTLASS if "places" in packed else SparseSemiStructuredTensorCUSPARSELT
         weight = kind(shape, packed["weight"], packed.get("places"), None, None, None)
         return functional.linear(x.contiguous(), weight)
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
 
 
 def _has_cusparselt() -> bool:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, variant_bytes
 from evopress_triton import runtime
 from evopress_triton.bitmask_layout import MAX_COLUMNS, MAX_WEIGHTS, WORD, pack_mask
 from evopress_triton.launch import COMPILER, plan
@@ -67,11 +66,3 @@ class TritonBitmaskKernel(Kernel):
                     BLOCK_R=way.block_rows, BLOCK_B=way.block_units, num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             return runtime.finish(out_STR, x.dtype)
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evopress.api import Kernel, Variant
-from evopress.api.formats import exact_product, parse_int_format, unpack_int, variant_bytes
+from evopress.api.formats import parse_int_format, unpack_int
 from evopress_triton import runtime
 from evopress_triton.int_layout import CHUNK, chunks, pack_codes
 from evopress_triton.launch import COMPILER, plan
@@ -77,11 +77,3 @@ class TritonIntKernel(Kernel):
                     num_warps=way.warps, **COMPILER,
                 )  # fmt: skip
             return runtime.finish(out_STR, x.dtype)
-
-    def read_bytes(self, packed: Mapping[str, Tensor], tokens: int) -> int:
-        """All of it."""
-        return variant_bytes(packed)
-
-    def reference(self, x: Tensor, variant: Variant) -> Tensor:
-        """Exact, in float64."""
-        return exact_product(x, variant)
