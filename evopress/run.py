@@ -168,7 +168,8 @@ class _Execution:
         """
         timed = speeds(self.bench, {"dense": dense_profile(self.space), name: profile}, f"budget {turn}")
         phase = "decode" if plan.workload is None else plan.workload.phase
-        dense, own = (timed[label][phase].median_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
+        # The low ends of the intervals: other load on the machine only adds time, and not to both alike.
+        dense, own = (timed[label][phase].low_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
         times = overtime(self.plan.budgets, self.space, dense, own)
         if times <= 1:
             return None
