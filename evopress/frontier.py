@@ -122,7 +122,7 @@ def _document(frontier: FrontierStudy, bench: Workbench, found: Mapping[str, Fou
         "environment": {**here, "arithmetic": bench.arithmetic},
         "heldout": {"slice": slice_.digest, "weights": list(trials["dense"].weights), "origins": list(bench.tokens("heldout").origins)},
         "rows": rows,
-        "table": _table_json(plan.table, packed.values(), workload),
+        "table": _table_json(plan.table, packed.values(), workload, plan.ref.config_digest),
     }  # fmt: skip
 
 
@@ -133,10 +133,10 @@ def _running(packed: PackedModel) -> dict[str, Any]:
     return {"kernels": kernels, "weight_bytes": packed.weight_bytes}
 
 
-def _table_json(table: LatencyTable, models: Iterable[PackedModel], workload: Workload) -> dict[str, Any]:
-    """The cells and parts of the LatencyTable that the estimates are sums of."""
+def _table_json(table: LatencyTable, models: Iterable[PackedModel], workload: Workload, model: str) -> dict[str, Any]:
+    """The cells and parts of the LatencyTable that the estimates are sums of. model: digest of its configuration."""
     used = sorted({Cell(one.cell, one.site.shape, workload.tokens) for packed in models for one in packed.running})
-    parts = {str(part.kind): asdict(measured) for part, measured in table.parts.items() if part.workload == workload}
+    parts = {str(part.kind): asdict(measured) for part, measured in table.parts.items() if (part.model, part.workload) == (model, workload)}
     return {"about": table.about, "cells": [{**asdict(cell), **asdict(table.best(cell))} for cell in used], "parts": parts}
 
 

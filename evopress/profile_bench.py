@@ -22,7 +22,7 @@ from evopress.bank.bank import Decoder
 from evopress.events import Listener, Progress
 from evopress.gate import dense_profile
 from evopress.latency.clock import Clock, Timing, ratio
-from evopress.latency.runtime import PackedModel, Pick, Running, Speed, bench_interleaved, build, fastest, first_fitting
+from evopress.latency.runtime import PackedModel, Pick, Running, Speed, bench_interleaved, build, fastest, first_fitting, last_logits
 from evopress.latency.table import Cell, LatencyTable, Part
 from evopress.models.weights import module_of, slot_of
 from evopress.pricing import bench_command, cell_of, environment, read_table, runnable
@@ -140,7 +140,7 @@ def _check(bench: Workbench, packed: PackedModel, batch: int) -> dict[str, Any]:
         with packed:
             prompt_TV = model(ids).logits[0].double()
             several = ids.repeat(batch, 1)
-            begun = model(several[:, :-1], use_cache=True).past_key_values
+            begun = model(several[:, :-1], use_cache=True, **last_logits(model)).past_key_values
             step_BV = model(several[:, -1:], past_key_values=begun, use_cache=True).logits[:, -1].double()
     found_TV = torch.cat([prompt_TV, step_BV])
     expected_TV = torch.cat([expected_TV, expected_TV[-1:].expand(batch, -1)])

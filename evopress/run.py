@@ -166,7 +166,7 @@ class _Execution:
         """Time a profile as a whole model: a plan with limits lower by as much as it misses the study's latency budgets, None if it keeps
         them or nothing can meet the lower ones.
         """
-        timed = speeds(self.bench, {"dense": dense_profile(self.space), name: profile}, f"budget {turn}")
+        timed = speeds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"budget {turn}")
         phase = "decode" if plan.workload is None else plan.workload.phase
         # The low ends of the intervals: other load on the machine only adds time, and not to both alike.
         dense, own = (timed[label][phase].low_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)

@@ -321,7 +321,7 @@ def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = ti
 
     The first token comes from the prompt and is fed to the first step, so the prompt is not counted among the steps.
     """
-    extra = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    extra = last_logits(model)
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
     out: list[Tensor] = []
     with torch.no_grad():
@@ -335,6 +335,11 @@ def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = ti
         _wait(next_B1)
         end = clock()
     return torch.cat(out, dim=1), middle - begin, end - middle
+
+
+def last_logits(model: nn.Module) -> dict[str, int]:
+    """What to call a model with that it makes logits of the last position only, where it can."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def _wait(result: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_study
 import tiny_times
+from evopress_native.toolchain import compiler
 from tiny_study import Answer, Tiny
 
 from evopress.latency.bench import Floor
@@ -59,7 +60,9 @@ def test_a_frontier_is_searched_timed_judged_and_drawn(tiny: Tiny, home: Path, t
     assert rows["fast"]["search_evaluations"] > 0 == rows["dense"]["search_evaluations"]
     assert all(len(row["seconds"]) == 7 and len(row["kl"]["values"]) == len(document["heldout"]["weights"]) for row in rows.values())
     assert sum(one["sites"] for one in rows["dense"]["kernels"]) == 28
-    for row in rows.values():
+    whole = [row for row in rows.values() if "drop" not in row["levels"]]  # of others it is not told which sublayers are gone
+    assert len(whole) >= 7
+    for row in whole:
         assert row["estimated_seconds"] == pytest.approx(by_hand(row, document["table"]), rel=1e-4), "whole nanoseconds a cell"
 
     judged = evopress_command("study", "claims", str(file), "--result", str(result), "--json")
@@ -80,10 +83,7 @@ def test_a_frontier_is_searched_timed_judged_and_drawn(tiny: Tiny, home: Path, t
 def by_hand(row: dict[str, Any], table: dict[str, Any]) -> float:
     """Cells and parts that the document names, summed over what its row names."""
     cells = {(cell["format"], tuple(cell["shape"])): cell["median"] for cell in table["cells"]}
-    dropped = row["levels"].get("drop", 0)
     linear = sum(one["sites"] * cells[one["format"], tuple(one["shape"])] for one in row["kernels"])
-    if dropped:  # which sublayers are gone is not told here: their share is left to the row
-        return float(row["estimated_seconds"])
     return float(
         linear + table["parts"]["model"]["median"] + 4 * sum(table["parts"][kind]["median"] for kind in ("block", "attention", "mlp"))
     )
@@ -106,7 +106,7 @@ def test_a_kernel_study_is_measured_and_judged(tiny: Tiny, home: Path, tmp_path:
     assert len(document["check"]) == 2
     assert {row["format"] for row in document["table"]} == {"dense", "int4-g32"}
     judged = evopress_command("study", "claims", str(file))
-    assert judged.code in (0, 6), judged.err
+    assert judged.code == (0 if compiler() else 6), judged.err
     shown = evopress_command("study", "compare", str(file), "--out", str(tmp_path / "none"))
     assert "int4-g64" in shown.out
     assert not (tmp_path / "none").exists(), "nothing is drawn of kernels"
