@@ -83,10 +83,13 @@ def run_bench(wanted: Wanted, kernels: Sequence[Kernel], storage: str, home: Pat
 @contextlib.contextmanager
 def _alone(store: Store, say: Callable[[str], None]) -> Iterator[None]:
     """While no other process of this machine and store is timing: two at once would both be slow."""
-    owner = Owner.current()
+    owner, told = Owner.current(), False
 
     def wait(seconds: float) -> None:
-        say("another process is timing on this machine; waiting until it is done")
+        nonlocal told
+        if not told:
+            say("another process is timing on this machine; waiting until it is done")
+        told = True
         time.sleep(seconds)
 
     with store.heartbeating(owner), store.holding(f"timing on {owner.host}", owner, sleep=wait):
@@ -181,9 +184,8 @@ class _Bench:
     def _conforming(self, formats: Sequence[str], dtype: torch.dtype) -> list[Kernel]:
         """The kernels that compute what these formats stand for, by the conformance check at one shape; says which do not."""
         device, passing = torch.device(self.wanted.device).type, []
+        fitting = [format for format in sorted({split_cell(text)[0] for text in formats}) if fits_format(format, CHECK_SHAPE)]
         for kernel in self.kernels:
-            own = {split_cell(text)[0] for text in formats}
-            fitting = [format for format in sorted(own) if fits_format(format, CHECK_SHAPE)]
             asked = [format for format in fitting if kernel.supports(format, CHECK_SHAPE, device, dtype)]
             try:
                 if asked:

@@ -190,8 +190,7 @@ def build(model: nn.Module, sites: Sequence[Site], profile: Profile, variant_of:
         if kernel.name == PLAIN:
             running.append(Running(site, PLAIN, PLAIN, PLAIN, plain_bytes))
             continue
-        packed = {name: tensor.to(slot.parameter.device) for name, tensor in kernel.pack(variant, dtype).items()}
-        forwards[slot.module] = _forward(kernel, packed, getattr(slot.module, "bias", None))
+        packed, forwards[slot.module] = _stand_in(kernel, variant, slot.parameter, getattr(slot.module, "bias", None))
         cell = cell_format(variant.format, variant.cost.params / site.weights)
         running.append(Running(site, variant.format, cell, label(kernel), variant_bytes(packed), kernel, packed))
         stitched[site.name] = DENSE
@@ -211,8 +210,13 @@ def _head(model: nn.Module, taken: set[nn.Module], pick: Pick) -> dict[nn.Module
     kernel = pick(variant, found.weight.dtype)
     if kernel.name == PLAIN:
         return {}
-    packed = {name: tensor.to(found.weight.device) for name, tensor in kernel.pack(variant, found.weight.dtype).items()}
-    return {found: _forward(kernel, packed, found.bias)}
+    return {found: _stand_in(kernel, variant, found.weight, found.bias)[1]}
+
+
+def _stand_in(kernel: Kernel, variant: Variant, like: Tensor, bias: Tensor | None) -> tuple[Mapping[str, Tensor], Forward]:
+    """The variant packed for activations of the type and device of `like`, and what a module calls instead of its own weight."""
+    packed = {name: tensor.to(like.device) for name, tensor in kernel.pack(variant, like.dtype).items()}
+    return packed, _forward(kernel, packed, bias)
 
 
 def _dense(site: Site, slot: Slot) -> Variant:

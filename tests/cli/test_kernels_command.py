@@ -223,6 +223,24 @@ def test_large_shapes_come_beside_the_demos_and_are_read_from_memory(
         assert {cell.shape for cell in pricing.read_table(store, "cpu", "float32").cells} == {(8, 64)}
 
 
+def test_a_bench_waits_for_another_timing_and_says_so_once(
+    tmp_path: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def holding(store: Store, work: str, owner: Any, *, sleep: Any) -> Any:
+        assert work == f"timing on {owner.host}"
+        sleep(0.0)
+        sleep(0.0)
+        yield
+
+    monkeypatch.setattr(Store, "holding", holding)
+    result = run_bench(f"sqlite:///{tmp_path / 'k.db'}")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("another process is timing on this machine") == 1
+
+
 # A model's table ------------------------------------------------------------------------------------------------------------------------
 
 
