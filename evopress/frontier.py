@@ -32,8 +32,8 @@ from evopress.workbench import Workbench
 if TYPE_CHECKING:
     from evopress.latency.runtime import PackedModel
 
-REPEATS = 21
-"""Whole passes of every profile, in turns."""
+MORE = 2
+"""Times the usual number of samples, for what is published."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def uniform(space: Space, level: Level) -> Profile:
 
 
 def _document(frontier: FrontierStudy, bench: Workbench, found: Mapping[str, Found]) -> dict[str, Any]:
-    from evopress.latency.runtime import build, fastest, workload_seconds
+    from evopress.latency.runtime import TURNS, build, fastest, workload_seconds
 
     plan, workload = bench.plan, bench.plan.workload
     assert plan.table is not None
@@ -107,7 +107,7 @@ def _document(frontier: FrontierStudy, bench: Workbench, found: Mapping[str, Fou
     pick = fastest(bench.registry.kernels(), plan.table, workload.tokens)
     packed = {label: build(bench.model, plan.sitemap.sites, one.profile, bench.variant, pick) for label, one in found.items()}
     with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
-        seconds = workload_seconds(packed, workload, REPEATS)
+        seconds = workload_seconds(packed, workload, MORE * TURNS[workload.phase])
     here = environment(bench.device, str(bench.dtype).removeprefix("torch."))
     rows = [
         _row(plan, label, one, trials[label].values, trials[label].weights, seconds[label])

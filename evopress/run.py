@@ -46,10 +46,10 @@ from evopress.report.statistics import interval, paired
 from evopress.search.ledger import Ledger
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.search.moves import within
-from evopress.speed import speeds
+from evopress.speed import pass_seconds, speeds
 from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
-from evopress.tightening import ROUNDS, further, joined, overtime, tighter
+from evopress.tightening import ENOUGH, ROUNDS, further, joined, overtime, tighter
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -166,12 +166,9 @@ class _Execution:
         """Time a profile as a whole model: a plan with limits lower by as much as it misses the study's latency budgets, None if it keeps
         them or nothing can meet the lower ones.
         """
-        timed = speeds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"budget {turn}")
-        phase = "decode" if plan.workload is None else plan.workload.phase
-        # The low ends of the intervals: other load on the machine only adds time, and not to both alike.
-        dense, own = (timed[label][phase].low_seconds / (timed[label][phase].tokens if phase == "decode" else 1) for label in timed)
-        times = overtime(self.plan.budgets, self.space, dense, own)
-        if times <= 1:
+        timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"budget {turn}")
+        times = overtime(self.plan.budgets, self.space, timed["dense"], timed[what])
+        if times <= ENOUGH:
             return None
         lower = replace(plan, budgets=tighter(plan.budgets, times))
         said = f"the {what} takes {times:.3f} times its budget as a whole model"

@@ -5,7 +5,7 @@ Picks no kernel and reads no clock itself (`evopress.latency` does). Called by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evopress.api import Profile
@@ -15,9 +15,11 @@ from evopress.store import LatencyRow
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
-    from evopress.latency.runtime import Speed
+    from evopress.latency.clock import Timing
+    from evopress.latency.runtime import PackedModel, Speed
 
 REPEATS = 7
+"""Prompts with their answers."""
 PROMPT_TOKENS, DECODE_TOKENS = 512, 64
 """Length of the timed passes, less where the model has fewer positions."""
 PHASES = ("prefill", "decode")
@@ -26,67 +28,108 @@ Speeds = dict[str, dict[str, LatencyRow]]
 """Label -> phase -> measured speed."""
 
 
-def speeds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str = "") -> Speeds:
+def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
     """Measured whole-model speed of labelled profiles: from the store where one run timed all of them here so long, else taken now.
 
     Profiles are timed in turns against drift of the machine, so times of different runs are never set side by side. One process of a
     machine times at a time: two at once would both be slow. The profiles must be measured on held-out text already.
     """
-    known = _known(bench, profiles, purpose)
-    if known is not None:
-        return known
-    with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
-        return _known(bench, profiles, purpose) or _taken(bench, profiles, purpose)
+    from evopress.latency.runtime import bench_interleaved
 
-
-def _known(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> Speeds | None:
     prompt, decode, batch = _lengths(bench)
-    here = _environment(bench, purpose)
-    asked = {("prefill", prompt, batch), ("decode", decode, batch)}
-    rows = {
-        label: [
-            row
-            for row in bench.store.latencies(profile_id=bench.profile_id(profile))
-            if row.environment == here and (row.phase, row.tokens, row.batch) in asked
-        ]
-        for label, profile in profiles.items()
-    }
-    return common_run(rows)
+
+    def take(packed: Mapping[str, PackedModel], here: dict[str, Any]) -> Speeds:
+        timed = bench_interleaved(packed, prompt, decode, batch, REPEATS)
+        return {label: rows_of(bench, profiles[label], speed, here) for label, speed in timed.items()}
+
+    return _told(bench, profiles, {"prefill": prompt, "decode": decode}, take)
 
 
-def _taken(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> Speeds:
+def pass_seconds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> dict[str, float]:
+    """Median seconds of one pass of the study's workload by label, told and taken as `speeds` does.
+
+    purpose: what the times are for; those for another are not read.
+    """
+    from evopress.latency.clock import Timing
+    from evopress.latency.runtime import workload_seconds
+
+    workload = bench.plan.workload
+    assert workload is not None
+
+    def take(packed: Mapping[str, PackedModel], here: dict[str, Any]) -> Speeds:
+        seconds = workload_seconds(packed, workload)
+        return {
+            label: {
+                workload.phase: _row(
+                    bench, profiles[label], packed[label].kernels, workload.phase, (tokens, workload.batch), Timing.of(samples), here
+                )
+            }
+            for label, samples in seconds.items()
+        }
+
+    tokens = 1 if workload.phase == "decode" else workload.context
+    found = _told(bench, profiles, {workload.phase: tokens}, take, purpose)
+    return {label: phases[workload.phase].median_seconds for label, phases in found.items()}
+
+
+def _told(
+    bench: Workbench, profiles: Mapping[str, Profile], tokens: Mapping[str, int],
+    take: Callable[[Mapping[str, PackedModel], dict[str, Any]], Speeds], purpose: str = "",
+) -> Speeds:  # fmt: skip
+    """Rows by label and phase, from the store or taken now and stored. tokens: of each phase that is asked for."""
     import torch
 
-    from evopress.latency.runtime import bench_interleaved, build, fastest, first_fitting
+    from evopress.latency.runtime import build, fastest, first_fitting
 
-    bench.listen(Progress("speed", f"timing {', '.join(profiles)}", 0, len(profiles)))
-    bench.stitcher.restore()
-    kernels, table, workload = bench.registry.kernels(), bench.plan.table, bench.plan.workload
-    pick = fastest(kernels, table, workload.tokens) if table and workload else first_fitting(kernels, torch.device(bench.device).type)
-    by_digest = {profile.digest: profile for profile in profiles.values()}
-    packed = {digest: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, pick) for digest, one in by_digest.items()}
-    prompt, decode, batch = _lengths(bench)
-    here = _environment(bench, purpose)
-    known: dict[str, dict[str, LatencyRow]] = {}
-    for digest, speed in bench_interleaved(packed, prompt, decode, batch, repeats=REPEATS).items():
-        known[digest] = rows_of(bench, by_digest[digest], speed, here)
-        for row in known[digest].values():
-            bench.store.put_latency(row)
-    return {label: known[profile.digest] for label, profile in profiles.items()}
+    here = {**environment(bench.device, str(bench.dtype).removeprefix("torch.")), **({"purpose": purpose} if purpose else {})}
+
+    def known() -> Speeds | None:
+        rows = {
+            label: [
+                row
+                for row in bench.store.latencies(profile_id=bench.profile_id(profile))
+                if row.environment == here and tokens.get(row.phase) == row.tokens and row.batch == _lengths(bench)[2]
+            ]
+            for label, profile in profiles.items()
+        }
+        return common_run(rows, tuple(tokens))
+
+    found = known()
+    if found is not None:
+        return found
+    with bench.store.holding(f"timing on {bench.owner.host}", bench.owner):
+        found = known()
+        if found is not None:
+            return found
+        bench.listen(Progress("speed", f"timing {', '.join(profiles)}", 0, len(profiles)))
+        bench.stitcher.restore()
+        kernels, table, workload = bench.registry.kernels(), bench.plan.table, bench.plan.workload
+        pick = fastest(kernels, table, workload.tokens) if table and workload else first_fitting(kernels, torch.device(bench.device).type)
+        first = {profile: label for label, profile in reversed(list(profiles.items()))}  # labels may share a profile, which is timed once
+        packed = {label: build(bench.model, bench.plan.sitemap.sites, one, bench.variant, pick) for one, label in first.items()}
+        taken = take(packed, here)
+        for phases in taken.values():
+            for row in phases.values():
+                bench.store.put_latency(row)
+        return {label: taken[first[profile]] for label, profile in profiles.items()}
 
 
 def rows_of(bench: Workbench, profile: Profile, speed: Speed, here: dict[str, Any]) -> dict[str, LatencyRow]:
     """How fast a profile ran, by phase, as the store keeps it."""
     phases = zip(PHASES, (speed.prefill, speed.decode), (speed.prompt_tokens, speed.decode_tokens), strict=True)
-    return {
-        phase: LatencyRow(
-            kernel=kernels_text(speed.kernels), device=bench.device, phase=phase, batch=speed.batch, tokens=tokens, threads=here["threads"],
-            samples=timing.n, median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high,
-            tokens_per_second=speed.batch * tokens / timing.median, profile_id=bench.profile_id(profile), environment=here,
-            run_id=bench.run_id,
-        )
-        for phase, timing, tokens in phases
-    }  # fmt: skip
+    return {phase: _row(bench, profile, speed.kernels, phase, (tokens, speed.batch), timing, here) for phase, timing, tokens in phases}
+
+
+def _row(
+    bench: Workbench, profile: Profile, kernels: Mapping[str, int], phase: str, asked: tuple[int, int], timing: Timing, here: dict[str, Any]
+) -> LatencyRow:
+    """asked: tokens that were timed, and sequences."""
+    tokens, batch = asked
+    return LatencyRow(
+        kernel=kernels_text(kernels), device=bench.device, phase=phase, batch=batch, tokens=tokens, threads=here["threads"],
+        samples=timing.n, median_seconds=timing.median, low_seconds=timing.low, high_seconds=timing.high,
+        tokens_per_second=batch * tokens / timing.median, profile_id=bench.profile_id(profile), environment=here, run_id=bench.run_id,
+    )  # fmt: skip
 
 
 def kernels_text(kernels: Mapping[str, int]) -> str:
@@ -105,16 +148,12 @@ def _lengths(bench: Workbench) -> tuple[int, int, int]:
     return min(wanted, positions - decode), decode, workload.batch if workload else 1
 
 
-def _environment(bench: Workbench, purpose: str) -> dict[str, Any]:
-    return {**environment(bench.device, str(bench.dtype).removeprefix("torch.")), **({"purpose": purpose} if purpose else {})}
-
-
-def common_run(rows: Mapping[str, Sequence[LatencyRow]]) -> Speeds | None:
-    """Label -> phase -> row of the latest run that timed every label in both phases; None where there is no such run."""
+def common_run(rows: Mapping[str, Sequence[LatencyRow]], phases: Sequence[str] = PHASES) -> Speeds | None:
+    """Label -> phase -> row of the latest run that timed every label in all phases; None where there is no such run."""
     by_run: dict[int, Speeds] = {}
     for label, found in rows.items():
         for row in found:
             if row.run_id is not None:
                 by_run.setdefault(row.run_id, {}).setdefault(label, {})[row.phase] = row
-    whole = [run_id for run_id, known in by_run.items() if all(set(PHASES) <= known.get(label, {}).keys() for label in rows)]
+    whole = [run_id for run_id, known in by_run.items() if all(set(phases) <= known.get(label, {}).keys() for label in rows)]
     return by_run[max(whole)] if whole else None

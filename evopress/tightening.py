@@ -19,12 +19,14 @@ ROUNDS = 3
 """Searches under tighter limits, at most."""
 SHARE = 4
 """A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
+ENOUGH = 0.995
+"""Of a budget that an answer may take in the timing here: the next timing differs a little."""
 MARGIN = 0.99
-"""Of the limit that would just do: the next timing differs a little."""
+"""Of the limit that would just do, for the same reason."""
 
 
 def overtime(budgets: Sequence[Budget], space: Space, dense_seconds: float, seconds: float) -> float:
-    """Measured time over the allowed, for the latency budget that is missed most; at most 1 where all hold.
+    """Measured time over the allowed, for the latency budget that is missed most; at most `ENOUGH` where all hold.
 
     A budget in `x` allows a share of the dense model's measured time, any other a time.
     """

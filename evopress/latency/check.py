@@ -32,7 +32,7 @@ class Checked:
 
 def check_table(
     model: nn.Module, sites: Sequence[Site], formats: Sequence[str], table: LatencyTable, model_digest: str, workload: Workload, pick: Pick,
-    count: int, seed: int, repeats: int = 9, clock: Clock = time.perf_counter,
+    count: int, seed: int, repeats: int | None = None, clock: Clock = time.perf_counter,
 ) -> list[Checked]:  # fmt: skip
     """Draw profiles with a random format at every linear site and some sublayers dropped; estimate them, and time them in turns."""
     rng, variants = random.Random(seed), RandomVariants(seed)

@@ -23,7 +23,7 @@ from evopress.latency.table import LatencyTable
 
 def measure_parts(
     model: nn.Module, sites: Sequence[Site], formats: Sequence[str], table: LatencyTable, pick: Pick, workload: Workload, seed: int = 0,
-    repeats: int = 15, clock: Clock = time.perf_counter,
+    repeats: int | None = None, clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:  # fmt: skip
     """Seconds of one pass of the workload in one site of each kind ("attention", "mlp", "block"), and in the rest of the "model".
 

@@ -9,6 +9,7 @@ Shapes: R rows out, C columns in, B batch, P prompt tokens.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import time
@@ -16,8 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ from evopress.api import ABSENT, DENSE, Kernel, Level, NotFound, Profile, Site, 
 from evopress.api.formats import decode, variant_bytes
 from evopress.api.workload import Workload
 from evopress.latency.attention import quick_decoding
-from evopress.latency.clock import Clock, Timing
+from evopress.latency.clock import Clock, Timing, time_once
 from evopress.latency.table import Cell, LatencyTable, cell_format
 from evopress.models.calls import Forward, replaced
 from evopress.models.stitch import Stitcher
@@ -282,12 +284,7 @@ def bench_interleaved(
     Sample i of every model comes from round i, so `latency.clock.ratio` of two of them is paired. Enters and leaves each model in every
     round; only the passes are timed. Raises UsageError for no models, no tokens, or more tokens than the model has positions.
     """
-    if not models or min(prompt_tokens, decode_tokens, batch, repeats) < 1 or warmup < 0:
-        raise UsageError(
-            f"Cannot time {len(models)} models with {prompt_tokens} prompt and {decode_tokens} decode tokens, batch {batch}, "
-            f"{repeats} repeats.",
-            "Each must be at least 1.",
-        )
+    _check_lengths(len(models), prompt_tokens, decode_tokens, batch, repeats)
     prefill: dict[str, list[float]] = {name: [] for name in models}
     decoded: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(-warmup, repeats):
@@ -306,18 +303,35 @@ def bench_interleaved(
     }  # fmt: skip
 
 
-STEPS = 16
-"""Decoded tokens of one sample of a decode workload."""
+TURNS = {"decode": 201, "prefill": 15}
+"""Samples of a workload by its phase."""
 
 
 def workload_seconds(
-    models: Mapping[str, PackedModel], workload: Workload, repeats: int = 7, clock: Clock = time.perf_counter
+    models: Mapping[str, PackedModel], workload: Workload, repeats: int | None = None, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of one pass of the workload (a decoded step, or a prompt) by model, taken in turns; as many samples as repeats."""
-    steps = STEPS if workload.phase == "decode" else 1
-    speeds = bench_interleaved(models, workload.context, steps, workload.batch, repeats, clock=clock)
-    timings = {name: speed.decode if workload.phase == "decode" else speed.prefill for name, speed in speeds.items()}
-    return {name: [sample / steps for sample in timing.samples] for name, timing in timings.items()}
+    """Seconds of one pass of the workload (one decoded step, or a prompt) by model, as many as repeats, by default `TURNS`.
+
+    Models take turns after every pass: a neighbour on the processor makes all slower for tenths of a second, and so hits all of a turn
+    alike. Every decoded step follows one and the same prompt. Raises UsageError as `bench_interleaved` does.
+    """
+    repeats = TURNS[workload.phase] if repeats is None else repeats
+    if workload.phase == "prefill":
+        speeds = bench_interleaved(models, workload.context, 1, workload.batch, repeats, clock=clock)
+        return {name: list(speed.prefill.samples) for name, speed in speeds.items()}
+    _check_lengths(len(models), workload.context, 1, workload.batch, repeats)
+    model = next(iter(models.values())).model
+    with torch.no_grad():
+        # The dense model's keys and values do for all: how long a step takes does not depend on what they are.
+        begun = _Greedy(model, _prompt(model, workload.context, 1, workload.batch))
+        taken: dict[str, list[float]] = {name: [] for name in models}
+        for turn in range(-2, repeats):
+            for name, packed in models.items():
+                with packed:
+                    seconds = time_once(partial(begun.again().steps, 1), clock)
+                if turn >= 0:
+                    taken[name].append(seconds)
+    return taken
 
 
 def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = time.perf_counter) -> tuple[Tensor, float, float]:
@@ -325,20 +339,42 @@ def generate(model: nn.Module, prompt_BP: Tensor, tokens: int, clock: Clock = ti
 
     The first token comes from the prompt and is fed to the first step, so the prompt is not counted among the steps.
     """
-    extra = last_logits(model)
-    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
-    out: list[Tensor] = []
     with torch.no_grad():
         begin = clock()
-        next_B1 = model(prompt_BP, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
-        _wait(next_B1)
+        going = _Greedy(model, prompt_BP)
         middle = clock()
-        for _ in range(tokens):
-            out.append(next_B1)
-            next_B1 = model(next_B1, past_key_values=cache, use_cache=True, **extra).logits[:, -1:].argmax(-1)
-        _wait(next_B1)
+        out = going.steps(tokens)
         end = clock()
-    return torch.cat(out, dim=1), middle - begin, end - middle
+    return out, middle - begin, end - middle
+
+
+class _Greedy:
+    """A model that has read a prompt (B × P) and takes the likeliest token after it, one at a time, with a cache. Waits for the device."""
+
+    def __init__(self, model: nn.Module, prompt_BP: Tensor) -> None:
+        self._model, self._extra = model, last_logits(model)
+        self._cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
+        self._next_B1 = self._feed(prompt_BP)
+        _wait(self._next_B1)
+
+    def _feed(self, tokens: Tensor) -> Tensor:
+        logits = self._model(tokens, past_key_values=self._cache, use_cache=True, **self._extra).logits
+        return cast(Tensor, logits[:, -1:].argmax(-1))
+
+    def again(self) -> _Greedy:
+        """Another that begins where this one is, on a cache of its own."""
+        other = copy.copy(self)
+        other._cache = copy.deepcopy(self._cache)
+        return other
+
+    def steps(self, tokens: int) -> Tensor:
+        """So many tokens, B × tokens."""
+        out: list[Tensor] = []
+        for _ in range(tokens):
+            out.append(self._next_B1)
+            self._next_B1 = self._feed(self._next_B1)
+        _wait(self._next_B1)
+        return torch.cat(out, dim=1)
 
 
 def last_logits(model: nn.Module) -> dict[str, int]:
@@ -353,15 +389,24 @@ def _wait(result: Tensor) -> None:
 
 
 def _pass(model: nn.Module, prompt_tokens: int, decode_tokens: int, batch: int, clock: Clock) -> tuple[float, float]:
+    _, first, rest = generate(model, _prompt(model, prompt_tokens, decode_tokens, batch), decode_tokens, clock)
+    return first, rest
+
+
+def _prompt(model: nn.Module, tokens: int, more: int, batch: int) -> Tensor:
+    """A batch of prompts, B × P, after which so many more tokens fit the model's positions; UsageError where they do not."""
     config: Any = model.config
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and prompt_tokens + decode_tokens > positions:
-        raise UsageError(
-            f"{prompt_tokens} prompt and {decode_tokens} decode tokens do not fit the model's {positions} positions.",
-            "Ask for fewer tokens.",
-        )
-    device = next(model.parameters()).device
+    if positions is not None and tokens + more > positions:
+        raise UsageError(f"{tokens} prompt and {more} decode tokens do not fit the model's {positions} positions.", "Ask for fewer tokens.")
     # Which tokens does not matter for speed; a fixed stride visits the vocabulary without a random source.
-    prompt_BP = (torch.arange(batch * prompt_tokens, device=device).view(batch, -1) * 7919 + 1) % int(config.vocab_size)
-    _, first, rest = generate(model, prompt_BP, decode_tokens, clock)
-    return first, rest
+    device = next(model.parameters()).device
+    return (torch.arange(batch * tokens, device=device).view(batch, -1) * 7919 + 1) % int(config.vocab_size)
+
+
+def _check_lengths(models: int, prompt: int, decode: int, batch: int, repeats: int) -> None:
+    if not models or min(prompt, decode, batch, repeats) < 1:
+        raise UsageError(
+            f"Cannot time {models} models with {prompt} prompt and {decode} decode tokens, batch {batch}, {repeats} repeats.",
+            "Each must be at least 1.",
+        )
