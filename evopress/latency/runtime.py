@@ -313,22 +313,22 @@ def workload_seconds(
     """Seconds of one pass of the workload (one decoded step, or a prompt) by model, as many as repeats, by default `TURNS`.
 
     Models take turns after every pass: a neighbour on the processor makes all slower for tenths of a second, and so hits all of a turn
-    alike. Every decoded step follows one and the same prompt. Raises UsageError as `bench_interleaved` does.
+    alike. Every decoded step follows the whole prompt. Raises UsageError as `bench_interleaved` does.
     """
     repeats = TURNS[workload.phase] if repeats is None else repeats
     if workload.phase == "prefill":
         speeds = bench_interleaved(models, workload.context, 1, workload.batch, repeats, clock=clock)
         return {name: list(speed.prefill.samples) for name, speed in speeds.items()}
     _check_lengths(len(models), workload.context, 1, workload.batch, repeats)
-    model = next(iter(models.values())).model
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    begun: dict[str, _Greedy] = {}
     with torch.no_grad():
-        # The dense model's keys and values do for all: how long a step takes does not depend on what they are.
-        begun = _Greedy(model, _prompt(model, workload.context, 1, workload.batch))
-        taken: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(-2, repeats):
             for name, packed in models.items():
                 with packed:
-                    seconds = time_once(partial(begun.again().steps, 1), clock)
+                    if name not in begun:
+                        begun[name] = _Greedy(packed.model, _prompt(packed.model, workload.context, 1, workload.batch))
+                    seconds = time_once(partial(begun[name].again().steps, 1), clock)
                 if turn >= 0:
                     taken[name].append(seconds)
     return taken
