@@ -14,6 +14,7 @@ from evopress_native.toolchain import compiler
 from tiny_study import Answer, Tiny
 
 from evopress.latency.bench import Floor
+from evopress.latency.runtime import TURNS
 
 Command = Callable[..., Answer]
 CONTEXT = "context=64"
@@ -22,7 +23,7 @@ CONTEXT = "context=64"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evopress.speed.REPEATS", 1)
-    monkeypatch.setattr("evopress.frontier.REPEATS", 7)
+    monkeypatch.setitem(TURNS, "decode", 4)
     monkeypatch.setattr("evopress.timing.STUDY_ROUNDS", 1)
     monkeypatch.setattr("evopress.timing.STUDY_SECONDS", 0.0)
     monkeypatch.setattr("evopress.timing.LARGE_BYTES", 2**20)
@@ -58,7 +59,7 @@ def test_a_frontier_is_searched_timed_judged_and_drawn(tiny: Tiny, home: Path, t
     rows = {row["label"]: row for row in document["rows"]}
     assert rows["dense"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
     assert rows["fast"]["search_evaluations"] > 0 == rows["dense"]["search_evaluations"]
-    assert all(len(row["seconds"]) == 7 and len(row["kl"]["values"]) == len(document["heldout"]["weights"]) for row in rows.values())
+    assert all(len(row["seconds"]) == 8 and len(row["kl"]["values"]) == len(document["heldout"]["weights"]) for row in rows.values())
     assert sum(one["sites"] for one in rows["dense"]["kernels"]) == 28
     whole = [row for row in rows.values() if "drop" not in row["levels"]]  # of others it is not told which sublayers are gone
     assert len(whole) >= 7

@@ -15,7 +15,6 @@ from evopress.api import Budget, Cost, Level, Profile, Site, Space
 from evopress.events import Progress
 from evopress.run import execute
 from evopress.search.loop import Outcome, Stops, Totals
-from evopress.store import LatencyRow
 from evopress.tightening import altogether, further, joined, overtime, tighter
 
 DENSE = Level("dense")
@@ -40,26 +39,21 @@ def test_what_both_searches_took_is_told() -> None:
     assert both.totals == Totals(3, 15, 150, 2.0, 5, 3.0, 0.75)
 
 
-def planted_speeds(slow: float) -> Any:
+def planted_seconds(slow: float) -> Any:
     """Whole models that take `slow` times what the table says, but the dense one."""
 
-    def speeds(bench: Any, profiles: Any, purpose: str = "") -> Any:
-        found = {}
-        for label, profile in profiles.items():
-            seconds = bench.plan.space.cost(profile).nanoseconds / 1e9 * (1.0 if label == "dense" else slow)
-            # Other load stretched the middle and the high end.
-            row = LatencyRow("planted", "cpu", "decode", 1, 10, 1, 7, 15 * seconds, 10 * seconds, 30 * seconds, 1 / seconds)
-            found[label] = {"decode": row, "prefill": row}
-        return found
+    def pass_seconds(bench: Any, profiles: Any, purpose: str) -> Any:
+        cost = bench.plan.space.cost
+        return {label: cost(one).nanoseconds / 1e9 * (1.0 if label == "dense" else slow) for label, one in profiles.items()}
 
-    return speeds
+    return pass_seconds
 
 
 @pytest.mark.parametrize(("slow", "timed"), [(0.9, []), (1.1, ["simple answer"])])
 def test_a_run_searches_until_the_measured_time_is_within_the_budget(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, timed: list[str]
 ) -> None:
-    monkeypatch.setattr("evopress.run.speeds", planted_speeds(slow))
+    monkeypatch.setattr("evopress.run.pass_seconds", planted_seconds(slow))
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
     study = tiny_study.study(
         tiny, searcher="evolve(generations=2,offspring=2,rungs=1x32)", baselines=("uniform",), budgets=("latency=0.6x,context=64",)
@@ -76,12 +70,12 @@ def test_a_run_searches_until_the_measured_time_is_within_the_budget(
 def test_an_answer_that_is_slower_than_the_simple_one_is_searched_on_for_a_quarter(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = planted_speeds(1.0)
+    kept = planted_seconds(1.0)
 
-    def speeds(bench: Any, profiles: Any, purpose: str = "") -> Any:
-        return (planted_speeds(1.1) if purpose == "budget 1" else kept)(bench, profiles, purpose)
+    def pass_seconds(bench: Any, profiles: Any, purpose: str) -> Any:
+        return (planted_seconds(1.1) if purpose == "budget 1" else kept)(bench, profiles, purpose)
 
-    monkeypatch.setattr("evopress.run.speeds", speeds)
+    monkeypatch.setattr("evopress.run.pass_seconds", pass_seconds)
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
     study = tiny_study.study(
         tiny, searcher="evolve(generations=8,offspring=2,rungs=1x32)", baselines=("uniform",), budgets=("latency=0.6x,context=64",),
@@ -100,7 +94,7 @@ def test_what_is_spent_at_most() -> None:
 
 
 def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evopress.run.speeds", planted_speeds(50.0))
+    monkeypatch.setattr("evopress.run.pass_seconds", planted_seconds(50.0))
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
     study = tiny_study.study(
         tiny, searcher="evolve(generations=1,offspring=2,rungs=1x32)", methods=("rtn(bits=2..4,group=32)",), baselines=("uniform",),
