@@ -49,7 +49,7 @@ from evopress.search.moves import within
 from evopress.speed import pass_seconds, speeds
 from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
-from evopress.tightening import ENOUGH, ROUNDS, further, joined, overtime, tighter
+from evopress.tightening import LITTLE, ROUNDS, adjusted, further, joined, overtime
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class _Execution:
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
-        plan, begin = self.plan, starts
-        if speed and plan.workload is not None:  # what the table leaves out is known before the search, from a profile like its answer
-            plan = self._tightened(plan, cls.name, simple["knapsack"], "simple answer", 0) or plan
-            begin = starts if plan is self.plan else self._simple(plan)
+        plan = self.plan
+        if speed and plan.workload is not None:
+            plan = self._fitting(cls.name, simple["knapsack"])
+        begin = starts if plan is self.plan else self._simple(plan)
         outcome = self._drive(cls.name, options, stops, begin, simple["uniform"], plan=plan)
         if speed and plan.workload is not None:
             outcome = self._in_time(cls.name, options, stops, outcome, plan)
@@ -162,34 +162,48 @@ class _Execution:
         """The simple answers to a plan's budgets."""
         return tuple(self.space.genotype(self._drive(label, {}, Stops(), plan=plan).best) for label in SIMPLE)
 
-    def _tightened(self, plan: Plan, name: str, profile: Profile, what: str, turn: int) -> Plan | None:
-        """Time a profile as a whole model: a plan with limits lower by as much as it misses the study's latency budgets, None if it keeps
-        them or nothing can meet the lower ones.
+    def _fitting(self, name: str, profile: Profile) -> Plan:
+        """The plan with limits under which a simple answer, as a whole model, keeps the study's latency budgets and leaves little of them.
+
+        profile: the simple answer to the study's own limits.
         """
-        timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"budget {turn}")
+        plan = self.plan
+        for turn in range(ROUNDS):
+            other = self._refitted(plan, name, profile, "simple answer", turn, LITTLE)
+            if other is None:
+                break
+            plan = other
+            profile = self._drive("knapsack", {}, Stops(), plan=plan).best
+        return plan
+
+    def _refitted(self, plan: Plan, name: str, profile: Profile, what: str, turn: int, least: float = 0.0) -> Plan | None:
+        """Time the answer to a plan as a whole model: the plan with limits that bring it to the study's latency budgets, None if it keeps
+        them and takes at least a share `least`, or nothing can meet other limits.
+        """
+        timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"{what} {turn}")
         times = overtime(self.plan.budgets, self.space, timed["dense"], timed[what])
-        if times <= ENOUGH:
+        budgets = adjusted(plan.budgets, self.plan.budgets, times, least)
+        if budgets == plan.budgets:
             return None
-        lower = replace(plan, budgets=tighter(plan.budgets, times))
         said = f"the {what} takes {times:.3f} times its budget as a whole model"
         try:
-            check_feasible(lower.space, lower.budgets)
+            check_feasible(plan.space, budgets)
         except InfeasibleBudget:
             self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
             return None
-        self.bench.listen(Progress("search", f"{said}; searching under a tighter limit"))
-        return lower
+        self.bench.listen(Progress("search", f"{said}; searching under a {'tighter' if times > 1 else 'looser'} limit"))
+        return replace(plan, budgets=budgets)
 
     def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, plan: Plan) -> Outcome:
         """While the answer as a whole model is above its latency budget, search on under a tighter limit."""
-        for turn in range(1, ROUNDS + 1):
-            lower = self._tightened(plan, name, outcome.best, "answer", turn)
-            if lower is None:
+        for turn in range(ROUNDS):
+            other = self._refitted(plan, name, outcome.best, "answer", turn)
+            if other is None:
                 break
-            plan = lower
+            plan = other
             # The answer so far, brought under the new limit, stands beside the simple answers to it.
             repaired = within(Ledger(self.space, plan.budgets), self.space.genotype(outcome.best), random.Random(self.study.seed))
-            starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn}"
+            starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn + 1}"
             outcome = joined(outcome, self._drive(name, options, further(stops), starts, plan=plan, track=track))
         return outcome
 

@@ -1,8 +1,8 @@
-"""Tighter limits for a search whose answer, as a whole model, takes longer than the LatencyTable says. Pure; called by `evopress.run`.
+"""Limits for a search whose answer, as a whole model, takes another time than the LatencyTable says. Pure; called by `evopress.run`.
 
-The sum leaves out what cells do to each other in the caches, a few per cent. So a simple answer is timed before the search, which then has
-a limit that is lower by as much as that missed it; its own answer is timed after it, and where that is above the budget the search goes on
-under a lower limit again, for a part of what it could spend at first.
+The sum leaves out what cells do to each other in the caches, a few per cent. So simple answers are timed before the search, until one under
+a lowered limit keeps the budget and leaves little of it; the search has that limit. Its own answer is timed after it, and where that misses
+the budget, the search goes on under another limit for a part of what it could spend at first.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from evopress.api import Budget, Space
 from evopress.search.loop import Outcome, Stops, Totals
 
 ROUNDS = 3
-"""Searches under tighter limits, at most."""
+"""Other limits that are tried before a search, and further searches after it, at most."""
 SHARE = 4
 """A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
 ENOUGH = 0.995
 """Of a budget that an answer may take in the timing here: the next timing differs a little."""
+LITTLE = 0.975
+"""Of a budget that an answer takes at least, or more is to be had under a looser limit."""
 MARGIN = 0.99
 """Of the limit that would just do, for the same reason."""
 
@@ -35,15 +37,22 @@ def overtime(budgets: Sequence[Budget], space: Space, dense_seconds: float, seco
     return max(found, default=0.0)
 
 
-def tighter(budgets: Sequence[Budget], times: float) -> tuple[Budget, ...]:
-    """The budgets with their limits on time so many times lower, and a little more."""
+def adjusted(budgets: Sequence[Budget], own: Sequence[Budget], times: float, least: float = 0.0) -> tuple[Budget, ...]:
+    """The budgets with limits on time that an answer which took `times` its budget would keep, and a little less.
+
+    own: of the study, above which no limit is set. The budgets themselves where the answer keeps its budget and takes at least a share
+    `least` of it.
+    """
+    if least <= times <= ENOUGH:
+        return tuple(budgets)
     return tuple(
-        replace(budget, limit=int(budget.limit / times * MARGIN)) if budget.field == "nanoseconds" else budget for budget in budgets
+        replace(budget, limit=min(int(budget.limit / times * MARGIN), most.limit)) if budget.field == "nanoseconds" else budget
+        for budget, most in zip(budgets, own, strict=True)
     )
 
 
 def further(stops: Stops) -> Stops:
-    """Where a search under a tighter limit stops."""
+    """Where a further search stops."""
     return _scaled(stops, Fraction(1, SHARE))
 
 

@@ -15,7 +15,7 @@ from evopress.api import Budget, Cost, Level, Profile, Site, Space
 from evopress.events import Progress
 from evopress.run import execute
 from evopress.search.loop import Outcome, Stops, Totals
-from evopress.tightening import altogether, further, joined, overtime, tighter
+from evopress.tightening import adjusted, altogether, further, joined, overtime
 
 DENSE = Level("dense")
 SPACE = Space((Site("a", "linear", (2, 2), 0, None),), ((DENSE,),), ((Cost(8, 4, 900),),), Cost(0, 0, 100))
@@ -28,7 +28,16 @@ def test_a_share_is_of_the_measured_dense_model_and_a_time_is_a_time() -> None:
     assert overtime((time, size), SPACE, 2e-6, 1.6e-6) == pytest.approx(2.0)
     assert overtime((share, time), SPACE, 2e-6, 1.6e-6) == pytest.approx(2.0)
     assert overtime((size,), SPACE, 2e-6, 1.0) == 0
-    assert tighter((share, size), 1.25) == (Budget("latency=0.8x,prefill", "nanoseconds", 633), size)
+
+
+def test_a_limit_follows_what_was_missed_but_not_above_the_study_s_own() -> None:
+    share, size = Budget("latency=0.8x", "nanoseconds", 800), Budget("size=1x", "bytes", 8)
+    own = (share, size)
+    lower = (Budget("latency=0.8x", "nanoseconds", 633), size)
+    assert adjusted(own, own, 1.25) == lower
+    assert adjusted(lower, own, 0.9) == lower, "what keeps its budget stays"
+    assert adjusted(lower, own, 0.9, least=0.95) == (Budget("latency=0.8x", "nanoseconds", 696), size)
+    assert adjusted(lower, own, 0.5, least=0.95) == own
 
 
 def test_what_both_searches_took_is_told() -> None:
@@ -73,7 +82,7 @@ def test_an_answer_that_is_slower_than_the_simple_one_is_searched_on_for_a_quart
     kept = planted_seconds(1.0)
 
     def pass_seconds(bench: Any, profiles: Any, purpose: str) -> Any:
-        return (planted_seconds(1.1) if purpose == "budget 1" else kept)(bench, profiles, purpose)
+        return (planted_seconds(1.1) if purpose == "answer 0" else kept)(bench, profiles, purpose)
 
     monkeypatch.setattr("evopress.run.pass_seconds", pass_seconds)
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
