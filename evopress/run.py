@@ -49,7 +49,7 @@ from evopress.search.moves import within
 from evopress.speed import pass_seconds, speeds
 from evopress.store import ProfileRow, Store, StudyRow, load_reference
 from evopress.texts import Texts
-from evopress.tightening import LITTLE, ROUNDS, adjusted, further, joined, overtime
+from evopress.tightening import ENOUGH, ROUNDS, TRIES, Fit, further, joined, lower, overtime, scaled
 from evopress.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -120,13 +120,12 @@ class _Execution:
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
-        plan = self.plan
-        if speed and plan.workload is not None:
-            plan = self._fitting(cls.name, simple["knapsack"])
-        begin = starts if plan is self.plan else self._simple(plan)
-        outcome = self._drive(cls.name, options, stops, begin, simple["uniform"], plan=plan)
-        if speed and plan.workload is not None:
-            outcome = self._in_time(cls.name, options, stops, outcome, plan)
+        timed = speed and self.plan.workload is not None
+        share = self._fitting(simple["knapsack"]) if timed else 1.0
+        plan = self._limited(share)
+        outcome = self._drive(cls.name, options, stops, starts if share == 1 else self._simple(plan), simple["uniform"], plan=plan)
+        if timed:
+            outcome = self._in_time(cls.name, options, stops, outcome, share)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
@@ -162,45 +161,51 @@ class _Execution:
         """The simple answers to a plan's budgets."""
         return tuple(self.space.genotype(self._drive(label, {}, Stops(), plan=plan).best) for label in SIMPLE)
 
-    def _fitting(self, name: str, profile: Profile) -> Plan:
-        """The plan with limits under which a simple answer, as a whole model, keeps the study's latency budgets and leaves little of them.
+    def _limited(self, share: float) -> Plan:
+        """The plan with a share of the study's limits on time. Raises InfeasibleBudget."""
+        budgets = scaled(self.plan.budgets, share)
+        check_feasible(self.space, budgets)
+        return replace(self.plan, budgets=budgets) if share < 1 else self.plan
+
+    def _overtime(self, profile: Profile, what: str) -> float:
+        """What a profile takes as a whole model, as a multiple of the study's latency budgets."""
+        timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, what)
+        return overtime(self.plan.budgets, self.space, timed["dense"], timed[what])
+
+    def _fitting(self, profile: Profile) -> float:
+        """The share of the study's limits under which a simple answer, as a whole model, keeps its budgets and leaves little of them.
 
         profile: the simple answer to the study's own limits.
         """
-        plan = self.plan
-        for turn in range(ROUNDS):
-            other = self._refitted(plan, name, profile, "simple answer", turn, LITTLE)
-            if other is None:
+        fit = Fit()
+        for turn in range(TRIES):
+            times = self._overtime(profile, f"simple answer {turn}")
+            fit = fit.after(times)
+            if fit.done:
                 break
-            plan = other
-            profile = self._drive("knapsack", {}, Stops(), plan=plan).best
-        return plan
+            limits = f"limits at {fit.share:.3f} of the budget's"
+            self.bench.listen(
+                Progress("search", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits} are tried")
+            )
+            try:
+                profile = self._drive("knapsack", {}, Stops(), plan=self._limited(fit.share)).best
+            except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
+                return 1.0
+        return fit.best
 
-    def _refitted(self, plan: Plan, name: str, profile: Profile, what: str, turn: int, least: float = 0.0) -> Plan | None:
-        """Time the answer to a plan as a whole model: the plan with limits that bring it to the study's latency budgets, None if it keeps
-        them and takes at least a share `least`, or nothing can meet other limits.
-        """
-        timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, f"{what} {turn}")
-        times = overtime(self.plan.budgets, self.space, timed["dense"], timed[what])
-        budgets = adjusted(plan.budgets, self.plan.budgets, times, least)
-        if budgets == plan.budgets:
-            return None
-        said = f"the {what} takes {times:.3f} times its budget as a whole model"
-        try:
-            check_feasible(plan.space, budgets)
-        except InfeasibleBudget:
-            self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
-            return None
-        self.bench.listen(Progress("search", f"{said}; searching under a {'tighter' if times > 1 else 'looser'} limit"))
-        return replace(plan, budgets=budgets)
-
-    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, plan: Plan) -> Outcome:
+    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float) -> Outcome:
         """While the answer as a whole model is above its latency budget, search on under a tighter limit."""
         for turn in range(ROUNDS):
-            other = self._refitted(plan, name, outcome.best, "answer", turn)
-            if other is None:
+            times = self._overtime(outcome.best, f"answer {turn}")
+            if times <= ENOUGH:
                 break
-            plan = other
+            share, said = lower(share, times), f"the answer takes {times:.3f} times its budget as a whole model"
+            try:
+                plan = self._limited(share)
+            except InfeasibleBudget:
+                self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
+                break
+            self.bench.listen(Progress("search", f"{said}; searching under a tighter limit"))
             # The answer so far, brought under the new limit, stands beside the simple answers to it.
             repaired = within(Ledger(self.space, plan.budgets), self.space.genotype(outcome.best), random.Random(self.study.seed))
             starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn + 1}"

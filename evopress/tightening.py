@@ -8,21 +8,23 @@ the budget, the search goes on under another limit for a part of what it could s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, inf
 
 from evopress.api import Budget, Space
 from evopress.search.loop import Outcome, Stops, Totals
 
+TRIES = 6
+"""Simple answers that are timed before a search, at most."""
 ROUNDS = 3
-"""Other limits that are tried before a search, and further searches after it, at most."""
+"""Further searches after it, at most."""
 SHARE = 4
 """A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
 ENOUGH = 0.995
 """Of a budget that an answer may take in the timing here: the next timing differs a little."""
 LITTLE = 0.975
-"""Of a budget that an answer takes at least, or more is to be had under a looser limit."""
+"""Of a budget that a simple answer takes at least, or more is to be had under a looser limit."""
 MARGIN = 0.99
 """Of the limit that would just do, for the same reason."""
 
@@ -37,18 +39,43 @@ def overtime(budgets: Sequence[Budget], space: Space, dense_seconds: float, seco
     return max(found, default=0.0)
 
 
-def adjusted(budgets: Sequence[Budget], own: Sequence[Budget], times: float, least: float = 0.0) -> tuple[Budget, ...]:
-    """The budgets with limits on time that an answer which took `times` its budget would keep, and a little less.
+def scaled(budgets: Sequence[Budget], share: float) -> tuple[Budget, ...]:
+    """The budgets with limits on time that are a share of their own."""
+    return tuple(replace(budget, limit=int(budget.limit * share)) if budget.field == "nanoseconds" else budget for budget in budgets)
 
-    own: of the study, above which no limit is set. The budgets themselves where the answer keeps its budget and takes at least a share
-    `least` of it.
+
+def lower(share: float, times: float) -> float:
+    """The share of the limits that would do for an answer which took `times` its budget under this one, and a little less."""
+    return share / times * MARGIN
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which share of a study's limits on time makes its answers keep the measured budget, as far as was tried.
+
+    kept, missed: the largest share whose answer kept it, and the smallest above that whose answer did not. done: no other need be tried.
     """
-    if least <= times <= ENOUGH:
-        return tuple(budgets)
-    return tuple(
-        replace(budget, limit=min(int(budget.limit / times * MARGIN), most.limit)) if budget.field == "nanoseconds" else budget
-        for budget, most in zip(budgets, own, strict=True)
-    )
+
+    share: float = 1.0
+    kept: float = 0.0
+    missed: float = inf
+    done: bool = False
+
+    def after(self, times: float) -> Fit:
+        """With what the answer under this share took, as a multiple of its budget, and the share to try next."""
+        if times <= ENOUGH:
+            kept, missed, done = max(self.kept, self.share), self.missed, self.share >= 1 or times >= LITTLE
+        else:
+            kept, missed, done = self.kept, min(self.missed, self.share), False
+        guess = lower(self.share, times)
+        # Answers are of few kinds, so their times jump, and timings differ: what was tried already holds the next one in.
+        share = self.share if done else guess if kept < guess < missed else (kept + missed) / 2
+        return Fit(share, kept, missed, done)
+
+    @property
+    def best(self) -> float:
+        """The share to search under."""
+        return self.kept or self.share
 
 
 def further(stops: Stops) -> Stops:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from evopress.api import Budget, Cost, Level, Profile, Site, Space
 from evopress.events import Progress
 from evopress.run import execute
 from evopress.search.loop import Outcome, Stops, Totals
-from evopress.tightening import adjusted, altogether, further, joined, overtime
+from evopress.tightening import Fit, altogether, further, joined, lower, overtime, scaled
 
 DENSE = Level("dense")
 SPACE = Space((Site("a", "linear", (2, 2), 0, None),), ((DENSE,),), ((Cost(8, 4, 900),),), Cost(0, 0, 100))
@@ -30,14 +32,39 @@ def test_a_share_is_of_the_measured_dense_model_and_a_time_is_a_time() -> None:
     assert overtime((size,), SPACE, 2e-6, 1.0) == 0
 
 
-def test_a_limit_follows_what_was_missed_but_not_above_the_study_s_own() -> None:
+def test_limits_on_time_are_scaled_and_no_other() -> None:
     share, size = Budget("latency=0.8x", "nanoseconds", 800), Budget("size=1x", "bytes", 8)
-    own = (share, size)
-    lower = (Budget("latency=0.8x", "nanoseconds", 633), size)
-    assert adjusted(own, own, 1.25) == lower
-    assert adjusted(lower, own, 0.9) == lower, "what keeps its budget stays"
-    assert adjusted(lower, own, 0.9, least=0.95) == (Budget("latency=0.8x", "nanoseconds", 696), size)
-    assert adjusted(lower, own, 0.5, least=0.95) == own
+    assert scaled((share, size), 0.75) == (Budget("latency=0.8x", "nanoseconds", 600), size)
+    assert lower(0.9, 1.2) == pytest.approx(0.7425)
+
+
+def tried(taken: Callable[[float], float], tries: int = 6) -> tuple[list[float], Fit]:
+    """The shares of the limits that are tried, and what they end in. taken: share -> its answer's time over the budget."""
+    fit, shares = Fit(), []
+    for _ in range(tries):
+        shares.append(fit.share)
+        fit = fit.after(taken(fit.share))
+        if fit.done:
+            break
+    return shares, fit
+
+
+def test_the_share_of_the_limits_is_where_answers_keep_their_budget() -> None:
+    assert tried(lambda share: 0.7) == ([1.0], Fit(1.0, 1.0, inf, True))  # no looser limit than the study's own
+    shares, fit = tried(lambda share: 1.08 * share)
+    assert shares == pytest.approx([1.0, 0.99 / 1.08])
+    assert (fit.done, fit.best) == (True, shares[1])
+
+
+def test_answers_whose_times_jump_are_closed_in_on() -> None:
+    def jumping(share: float) -> float:
+        return 1.04 if share > 0.97 else 0.93
+
+    shares, fit = tried(jumping)
+    assert (len(shares), fit.done) == (6, False)
+    assert 0.95 < fit.best <= 0.97, "the largest that was seen to keep its budget"
+    assert jumping(fit.best) < 1
+    assert tried(lambda share: 1.5, tries=3)[1].best < 0.3, "where none kept it the last guess stands"
 
 
 def test_what_both_searches_took_is_told() -> None:
@@ -69,8 +96,8 @@ def test_a_run_searches_until_the_measured_time_is_within_the_budget(
     )
     heard: list[Progress] = []
     found = execute(study, tiny_study.url(tmp_path), tmp_path, None, heard.append, dtype="float32", command="test")
-    lower = [event.text for event in heard if "searching under a tighter limit" in event.text]
-    assert [re.fullmatch(r"the (.+) takes 1\.\d+ times its budget .*", text).group(1) for text in lower] == timed  # type: ignore[union-attr]
+    missed = [re.match(r"(an?|the) (.+) takes 1\.\d+ times its budget", event.text) for event in heard]
+    assert [found.group(2) for found in missed if found] == timed
     space = found.plan.space
     assert slow * space.cost(found.best.profile).nanoseconds <= 0.6 * space.dense.nanoseconds
     assert found.plan.budgets[0].limit == int(0.6 * space.dense.nanoseconds), "the study's own budget is what is reported"
