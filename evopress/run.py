@@ -120,11 +120,11 @@ class _Execution:
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
-        timed = speed and self.plan.workload is not None
-        share = self._fitting(simple["knapsack"]) if timed else 1.0
+        in_time = speed and self.plan.workload is not None
+        share = self._fitting(simple["knapsack"]) if in_time else 1.0
         plan = self._limited(share)
         outcome = self._drive(cls.name, options, stops, starts if share == 1 else self._simple(plan), simple["uniform"], plan=plan)
-        if timed:
+        if in_time:
             outcome = self._in_time(cls.name, options, stops, outcome, share)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
