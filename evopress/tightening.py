@@ -21,11 +21,11 @@ ROUNDS = 3
 """Further searches after it, at most."""
 SHARE = 4
 """A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
-ENOUGH = 0.995
-"""Of a budget that an answer may take in the timing here: the next timing differs a little."""
-LITTLE = 0.975
+ENOUGH = 0.99
+"""Of a budget that an answer may take in the timing here: one of another minute differs by a per cent."""
+LITTLE = 0.965
 """Of a budget that a simple answer takes at least, or more is to be had under a looser limit."""
-MARGIN = 0.99
+MARGIN = 0.98
 """Of the limit that would just do, for the same reason."""
 
 
