@@ -12,8 +12,21 @@ from tiny import tokens
 
 from evopress.api import ABSENT, DENSE, DROP, Cost, Level, NotFound, Profile, Site, UsageError, Variant
 from evopress.api.formats import bitmask_variant, decode, int_variant, minmax_grid
+from evopress.api.workload import Workload
 from evopress.hooks.registry import Registry
-from evopress.latency.runtime import HEAD, NO_KERNEL, bench, bench_interleaved, build, choose, fastest, first_fitting, generate, label
+from evopress.latency.runtime import (
+    HEAD,
+    NO_KERNEL,
+    bench,
+    bench_interleaved,
+    build,
+    choose,
+    fastest,
+    first_fitting,
+    generate,
+    label,
+    workload_seconds,
+)
 from evopress.latency.table import Cell, LatencyTable, Measured
 from evopress.models.sites import find_sites
 from evopress.models.stitch import Stitcher
@@ -230,6 +243,34 @@ def test_bench_interleaves_and_reports_rates():
     assert speeds["b"].decode_tokens_per_second == (16.0, 16.0, 16.0)
     assert speeds["b"].kernels == {"torch-int4": 12, NO_KERNEL: 2}
     assert speeds["b"].weight_bytes < speeds["a"].weight_bytes
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_models_take_turns_after_every_pass_of_a_workload(phase):
+    model = tiny("llama", num_hidden_layers=2)
+    sites = find_sites(model).sites
+    order, fed = [], []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.append(tuple(args[0].shape)))
+    levels = {"a": DENSE, "b": INT3}
+    models = {
+        name: build(model, sites, profile_of(sites, level), rounding(model), first_fitting(kernels(), "cpu"))
+        for name, level in levels.items()
+    }
+    for name, packed in models.items():
+        enter = packed._stitcher.set
+        packed._stitcher.set = lambda *args, name=name, enter=enter: (order.append(name), enter(*args))[1]
+    seconds = workload_seconds(models, Workload(phase, batch=2, context=8), repeats=3)
+    turns = [order[at] for at in range(0, len(order), 2)]  # set and restored
+    assert turns == ["a", "b"] * (len(turns) // 2)
+    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 3, "b": 3}
+    assert all(sample > 0 for samples in seconds.values() for sample in samples)
+    if phase == "decode":  # one prompt a model, then single tokens, each after the same prompt
+        assert fed.count((2, 8)) == 2
+        assert fed.count((2, 1)) == len(turns)
+    with pytest.raises(UsageError, match="positions"):
+        workload_seconds(models, Workload(phase, batch=1, context=128))
+    with pytest.raises(UsageError, match="at least 1"):
+        workload_seconds({}, Workload(phase))
 
 
 def test_bench_takes_real_time():

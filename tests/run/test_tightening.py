@@ -15,8 +15,10 @@ from tiny_study import Tiny
 
 from evopress.api import Budget, Cost, Level, Profile, Site, Space
 from evopress.events import Progress
+from evopress.latency.runtime import TURNS
 from evopress.run import execute
 from evopress.search.loop import Outcome, Stops, Totals
+from evopress.store import LatencyRow, Store
 from evopress.tightening import Fit, altogether, further, joined, lower, overtime, scaled
 
 DENSE = Level("dense")
@@ -138,3 +140,24 @@ def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(tiny: Tiny, tmp
     )  # fmt: skip
     found = execute(study, tiny_study.url(tmp_path), tmp_path, None, lambda progress: None, dtype="float32", command="test")
     assert "times its budget as a whole model, and no tighter limit can be met" in found.remarks["evolve"]
+
+
+def test_what_was_timed_for_a_budget_is_kept_and_not_timed_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TURNS, "decode", 3)
+    monkeypatch.setattr("evopress.speed.REPEATS", 1)
+    tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
+    study = tiny_study.study(
+        tiny, searcher="evolve(generations=1,offspring=2,rungs=1x32)", baselines=("uniform",), budgets=("latency=0.9x,context=64",)
+    )
+
+    def run() -> list[LatencyRow]:
+        execute(study, tiny_study.url(tmp_path), tmp_path, dtype="float32", command="test")
+        with Store.open(tiny_study.url(tmp_path)) as store:
+            return [row for row in store.latencies() if "purpose" in row.environment]
+
+    rows = run()
+    first = [row for row in rows if row.environment["purpose"] == "simple answer 0"]
+    assert len(first) == 2, "the simple answer, and the dense model beside it"
+    assert {(row.phase, row.tokens, row.samples) for row in rows} == {("decode", 1, 3)}
+    assert any(row.environment["purpose"] == "answer 0" for row in rows)
+    assert run() == rows
