@@ -18,7 +18,7 @@ from evopress.api import NotFound, NumericalError, UsageError
 from evopress.cli.kernels import app, read_shape
 from evopress.hooks.registry import Registry
 from evopress.latency import bench as engine
-from evopress.latency.runtime import choose, label
+from evopress.latency.runtime import TURNS, choose, label
 from evopress.store import Store
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -271,7 +271,7 @@ def test_a_models_table_is_filled_checked_and_carried_to_another_store(tmp_path:
     assert timed == {(format, *shape) for format in ("dense", "bitmask@0.5") for shape in shapes} | {("int4-g96", 64, 96)}
     assert {row["tokens"] for row in document["rows"]} == {2}
     assert list(document["parts"]) == ["attention", "mlp", "block", "model"]
-    assert all(part["samples"] == 15 for part in document["parts"].values())
+    assert all(part["samples"] == TURNS["decode"] for part in document["parts"].values())
     errors = [one["estimated_seconds"] / one["median_seconds"] - 1 for one in document["check"]]
     assert [one["error"] for one in document["check"]] == pytest.approx(errors)
     assert document["check_median_error"] == pytest.approx(sum(map(abs, errors)) / 2)
@@ -307,7 +307,7 @@ def test_a_kernel_that_computes_something_else_is_in_no_table(
 
 def test_parts_and_check_are_printed(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
     printed = fill(model, f"sqlite:///{tmp_path / 'k.db'}", "--check", "1", "--format", "bitmask@0.5").stdout
-    assert re.search(r"^model: [\d.]+ µs \([\d.]+-[\d.]+, n 15\)$", printed, re.MULTILINE)
+    assert re.search(rf"^model: [\d.]+ µs \([\d.]+-[\d.]+, n {TURNS['decode']}\)$", printed, re.MULTILINE)
     assert re.search(r"^a random profile: [\d.]+ ms by the table, [\d.]+ ms run \([+-][\d.]+%\)$", printed, re.MULTILINE)
     assert re.search(r"^median error of the table's sum over 1 profiles: [\d.]+%$", printed, re.MULTILINE)
 
