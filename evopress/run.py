@@ -165,7 +165,7 @@ class _Execution:
         """The plan with a share of the study's limits on time. Raises InfeasibleBudget."""
         budgets = scaled(self.plan.budgets, share)
         check_feasible(self.space, budgets)
-        return replace(self.plan, budgets=budgets) if share < 1 else self.plan
+        return replace(self.plan, budgets=budgets)
 
     def _overtime(self, profile: Profile, what: str) -> float:
         """What a profile takes as a whole model, as a multiple of the study's latency budgets."""
@@ -181,16 +181,17 @@ class _Execution:
         for turn in range(TRIES):
             times = self._overtime(profile, f"simple answer {turn}")
             fit = fit.after(times)
-            if fit.done:
+            try:
+                plan = self._limited(fit.share)
+            except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
+                return 1.0
+            if fit.done or turn + 1 == TRIES:
                 break
             limits = f"limits at {fit.share:.3f} of the budget's"
             self.bench.listen(
                 Progress("search", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits} are tried")
             )
-            try:
-                profile = self._drive("knapsack", {}, Stops(), plan=self._limited(fit.share)).best
-            except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
-                return 1.0
+            profile = self._drive("knapsack", {}, Stops(), plan=plan).best
         return fit.best
 
     def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float) -> Outcome:

@@ -81,6 +81,7 @@ def _told(
 
     from evopress.latency.runtime import build, fastest, first_fitting
 
+    batch = _lengths(bench)[2]
     here = {**environment(bench.device, str(bench.dtype).removeprefix("torch.")), **({"purpose": purpose} if purpose else {})}
 
     def known() -> Speeds | None:
@@ -88,7 +89,7 @@ def _told(
             label: [
                 row
                 for row in bench.store.latencies(profile_id=bench.profile_id(profile))
-                if row.environment == here and tokens.get(row.phase) == row.tokens and row.batch == _lengths(bench)[2]
+                if row.environment == here and tokens.get(row.phase) == row.tokens and row.batch == batch
             ]
             for label, profile in profiles.items()
         }

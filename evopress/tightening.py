@@ -2,7 +2,7 @@
 
 The sum leaves out what cells do to each other in the caches, a few per cent. So simple answers are timed before the search, until one under
 a lowered limit keeps the budget and leaves little of it; the search has that limit. Its own answer is timed after it, and where that misses
-the budget, the search goes on under another limit for a part of what it could spend at first.
+the budget, the search goes on under a tighter one for a part of what it could spend at first.
 """
 
 from __future__ import annotations

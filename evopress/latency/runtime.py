@@ -284,7 +284,7 @@ def bench_interleaved(
     Sample i of every model comes from round i, so `latency.clock.ratio` of two of them is paired. Enters and leaves each model in every
     round; only the passes are timed. Raises UsageError for no models, no tokens, or more tokens than the model has positions.
     """
-    _check_lengths(len(models), prompt_tokens, decode_tokens, batch, repeats)
+    _check_lengths(len(models), prompt_tokens, decode_tokens, batch, repeats, warmup)
     prefill: dict[str, list[float]] = {name: [] for name in models}
     decoded: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(-warmup, repeats):
@@ -313,7 +313,8 @@ def workload_seconds(
     """Seconds of one pass of the workload (one decoded step, or a prompt) by model, as many as repeats, by default `TURNS`.
 
     Models take turns after every pass: a neighbour on the processor makes all slower for tenths of a second, and so hits all of a turn
-    alike. Every decoded step follows the whole prompt. Raises UsageError as `bench_interleaved` does.
+    alike. Every decoded step follows the whole prompt, so the keys and values of all models are held at once. Raises UsageError as
+    `bench_interleaved` does.
     """
     repeats = TURNS[workload.phase] if repeats is None else repeats
     if workload.phase == "prefill":
@@ -404,8 +405,8 @@ def _prompt(model: nn.Module, tokens: int, more: int, batch: int) -> Tensor:
     return (torch.arange(batch * tokens, device=device).view(batch, -1) * 7919 + 1) % int(config.vocab_size)
 
 
-def _check_lengths(models: int, prompt: int, decode: int, batch: int, repeats: int) -> None:
-    if not models or min(prompt, decode, batch, repeats) < 1:
+def _check_lengths(models: int, prompt: int, decode: int, batch: int, repeats: int, warmup: int = 0) -> None:
+    if not models or min(prompt, decode, batch, repeats) < 1 or warmup < 0:
         raise UsageError(
             f"Cannot time {models} models with {prompt} prompt and {decode} decode tokens, batch {batch}, {repeats} repeats.",
             "Each must be at least 1.",
