@@ -134,10 +134,13 @@ def _running(packed: PackedModel) -> dict[str, Any]:
 
 
 def _table_json(table: LatencyTable, models: Iterable[PackedModel], workload: Workload, model: str) -> dict[str, Any]:
-    """The cells and parts of the LatencyTable that the estimates are sums of. model: digest of its configuration."""
+    """What the estimates are sums of: parts of the LatencyTable, and cells times their formats' factors. model: digest of its config."""
     used = sorted({Cell(one.cell, one.site.shape, workload.tokens) for packed in models for one in packed.running})
     parts = {str(part.kind): asdict(measured) for part, measured in table.parts.items() if (part.model, part.workload) == (model, workload)}
-    return {"about": table.about, "cells": [{**asdict(cell), **asdict(table.best(cell))} for cell in used], "parts": parts}
+    factors = {format: table.factor(format, model, workload) for format in sorted({cell.format for cell in used})}
+    return {
+        "about": table.about, "cells": [{**asdict(cell), **asdict(table.best(cell))} for cell in used], "parts": parts, "factors": factors
+    }  # fmt: skip
 
 
 def _row(plan: Plan, label: str, found: Found, values: Sequence[float], weights: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:

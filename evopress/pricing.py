@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KERNEL, PART = "kernel", "part"
 """Phases of stored rows: one matrix alone, and what a model does beside its matrices."""
+CELLS = "cells_seconds"
+"""Under this, the row of a format within a whole model keeps what its cells summed up to when it was timed."""
 WORKING_SET_BYTES = 2**26
 """Weights that are cycled through while a cell is timed: more than the inner caches, as in a model. A table holds no other times."""
 ABOUT = ("cpu", "gpu", "flags", "capability", "threads", "usable_cores", "torch", "transformers", "dtype")
@@ -59,6 +61,7 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
     """A table of stored rows, oldest first, that were measured under `here`."""
     cells: dict[Cell, dict[str, Measured]] = {}
     parts: dict[Part, Measured] = {}
+    factors: dict[Part, float] = {}
     for row in rows:
         if row.device != here["device"] or any(row.environment.get(key) != here.get(key) for key in ABOUT):
             continue
@@ -66,11 +69,16 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
         measured = Measured(row.kernel, row.median_seconds, row.low_seconds, row.high_seconds, row.samples, version)
         if row.phase == PART:
             workload = Workload.parse(row.environment["workload"], "a stored row")
-            parts[Part(row.environment["model"], row.format, workload)] = measured
+            part = Part(row.environment["model"], row.format, workload)
+            if CELLS in row.environment:
+                factors[part] = row.median_seconds / row.environment[CELLS]
+            else:
+                parts[part] = measured
         elif not row.environment.get("rounding") and row.environment.get("working_set_bytes", WORKING_SET_BYTES) == WORKING_SET_BYTES:
             cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
     about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
-    return LatencyTable({cell: tuple(found.values()) for cell, found in cells.items()}, parts, about, here["dtype"], here["device"])
+    found = {cell: tuple(measured.values()) for cell, measured in cells.items()}
+    return LatencyTable(found, parts, factors, about, here["dtype"], here["device"])
 
 
 def runnable(table: LatencyTable, kernels: Iterable[Kernel]) -> LatencyTable:
@@ -122,11 +130,12 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
             if site.kind == "linear":
                 format = "dense" if level == DENSE else "absent" if level == DROP else methods[level.method].format(site, level)
                 cells[position, place] = cell_of(site, format, cost, workload)
-    lost_cells, lost_parts = table.missing(cells.values(), parts.values())
+    factors = [Part(model, format, workload) for format in sorted({cell.format for cell in cells.values()})]
+    lost_cells, lost_parts = table.missing(cells.values(), [*parts.values(), *factors])
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
         what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
-        what += [f"the model's {part.kind}" for part in lost_parts[:1]]
+        what += [f"{part.kind} within the model" if part in factors else f"the model's {part.kind}" for part in lost_parts[:1]]
         left = len(lost_cells) + len(lost_parts) - len(what)
         more = f" and {left} more" if left else ""
         raise NotFound(
@@ -138,7 +147,7 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
         site, level = space.sites[position], space.levels[position][place]
         if site.kind != "linear":
             return 0 if level == DROP else round(table.parts[parts[site.kind]].median * 1e9)
-        return round(table.best(cells[position, place]).median * 1e9)
+        return round(table.seconds(cells[position, place], model, workload) * 1e9)
 
     costs = tuple(
         tuple(replace(cost, nanoseconds=nanoseconds(position, place)) for place, cost in enumerate(row))

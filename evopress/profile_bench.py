@@ -193,7 +193,7 @@ def _against_table(bench: Workbench, packed: PackedModel, table: LatencyTable, w
 def table_sum(packed: PackedModel, sites: tuple[Site, ...], table: LatencyTable, model: str, workload: Workload) -> float:
     """Seconds of one pass by the table, with the kernels that this model runs. model: digest. Raises NotFound for a missing cell."""
     total = sum(table.part(Part(model, kind, workload)).median for kind in ("model", *_kept(sites, packed.profile)))
-    return total + sum(_seconds(one, table, workload.tokens) for one in packed.running)
+    return total + sum(_seconds(one, table, workload.tokens) * table.factor(one.cell, model, workload) for one in packed.running)
 
 
 def _kept(sites: tuple[Site, ...], profile: Profile) -> list[str]:

@@ -1,8 +1,8 @@
 """Limits for a search whose answer, as a whole model, takes another time than the LatencyTable says. Pure; called by `evopress.run`.
 
-The sum leaves out what cells do to each other in the caches, a few per cent. So simple answers are timed before the search, until one under
-a lowered limit keeps the budget and leaves little of it; the search has that limit. Its own answer is timed after it, and where that misses
-the budget, the search goes on under a tighter one for a part of what it could spend at first.
+The sum leaves out what cells do to each other in the caches, a per cent or two. So simple answers are timed before the search, until one
+under a lowered limit keeps the budget and leaves little of it; the search has that limit. Its own answer is timed after it, and where that
+misses the budget, the search goes on under a tighter one for a part of what it could spend at first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SHARE = 4
 """A further search may spend one part in so many of what the first could: it starts from an answer that is nearly right."""
 ENOUGH = 0.99
 """Of a budget that an answer may take in the timing here: one of another minute differs by a per cent."""
-LITTLE = 0.965
+LITTLE = 0.97
 """Of a budget that a simple answer takes at least, or more is to be had under a looser limit."""
-MARGIN = 0.98
+MARGIN = 0.985
 """Of the limit that would just do, for the same reason."""
 
 

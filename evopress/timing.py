@@ -28,10 +28,12 @@ from evopress.latency.bench import (
     measure_floor,
     split_cell,
 )
-from evopress.latency.check import check_table
+from evopress.latency.check import check_profiles, check_table
 from evopress.latency.clock import Timing, ratio
+from evopress.latency.mixed import run_profiles
+from evopress.latency.parts import part_profiles, parts_of
 from evopress.latency.runtime import fastest
-from evopress.pricing import KERNEL, PART, WORKING_SET_BYTES, environment, read_table, runnable
+from evopress.pricing import CELLS, KERNEL, PART, WORKING_SET_BYTES, environment, read_table, runnable
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Owner, Store
 from evopress.testing.kernels import check_kernel
@@ -124,7 +126,7 @@ def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home:
         "kernels": study.model_dump(mode="json", exclude={"claims"}), "digest": study.digest, "environment": ours["environment"],
         "floor": ours["floor"], "rows": ours["rows"], "beside_peers": [_brief(row) for duel in duels.values() for row in duel["rows"]],
         "against_peers": [row for format, duel in duels.items() for row in duel["against_peers"] if row["format"] == format],
-        **{key: whole[key] for key in ("workload", "parts", "check", "check_median_error") if key in whole},
+        **{key: whole[key] for key in ("workload", "parts", "within", "check", "check_median_error") if key in whole},
         "table": [_brief(row) for row in whole.get("rows", [])],
     }  # fmt: skip
 
@@ -147,7 +149,6 @@ class _Bench:
 
     def model(self) -> dict[str, Any]:
         """All that a latency budget on a model needs: its shapes at the workload's tokens, and its parts."""
-        from evopress.latency.parts import measure_parts
         from evopress.models.load import load, resolve
         from evopress.models.sites import find_sites
         from evopress.precision import remembered_dtype
@@ -164,19 +165,21 @@ class _Bench:
         formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
         kernels = self._conforming(formats, getattr(torch, name))  # no other may be chosen
         document = replace(self, kernels=kernels)._timed(shapes, [workload.tokens], formats, [name])
-        self.say(f"timing the parts of {ref.name} beside its matrices: {workload}")
         table = runnable(read_table(self.store, wanted.device, name), kernels)
-        pick = fastest(kernels, table, workload.tokens)
-        parts = measure_parts(model, sites, formats, table, pick, workload, wanted.seed)
+        told, drawn = part_profiles(sites, formats), check_profiles(sites, formats, wanted.check, wanted.seed)
+        self.say(f"timing {len(told) + len(drawn)} whole models of {ref.name} in turns: {workload}")
+        passes = run_profiles(model, sites, told | drawn, fastest(kernels, table, workload.tokens), workload, wanted.seed)
+        parts, within = parts_of(sites, told, passes, table, workload)
         here = {**environment(wanted.device, name), "model": ref.config_digest, "workload": str(workload)}
         for kind, timing in parts.items():
             self.store.put_latency(_part_row(kind, timing, workload, here))
+        for format, one in within.items():
+            self.store.put_latency(_part_row(format, one.taken, workload, here | {CELLS: one.cells}))
         document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
+        document["within"] = {format: {"cells_seconds": one.cells, **_timing_json(one.taken)} for format, one in within.items()}
         if wanted.check:
-            self.say(f"running {wanted.check} random profiles as whole models")
             table = runnable(read_table(self.store, wanted.device, name), kernels)
-            # Another seed: the profiles must be others than those that the parts were taken from.
-            found = check_table(model, sites, formats, table, ref.config_digest, workload, pick, wanted.check, wanted.seed + 1)
+            found = check_table(drawn, passes, sites, table, ref.config_digest, workload)
             document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
             document["check_median_error"] = statistics.median(abs(one.error) for one in found)
         return document

@@ -16,7 +16,7 @@ from evopress.hooks.registry import Registry
 from evopress.latency.runtime import first_fitting, label
 from evopress.models.load import resolve, skeleton
 from evopress.models.sites import find_sites
-from evopress.pricing import KERNEL, PART, environment
+from evopress.pricing import CELLS, KERNEL, PART, environment
 from evopress.store import LatencyRow, Store
 
 DENSE_NANOSECONDS, PACKED_NANOSECONDS = 4.0, 1.0
@@ -61,6 +61,8 @@ def plant(
         about = {**here, "model": ref.config_digest, "workload": str(asked)}
         for kind, seconds in PART_SECONDS.items():
             store.put_latency(_row("transformers", PART, asked.tokens, scale * seconds, kind, (0, 0), about))
+        for format in sorted({format for format, _ in cells}):  # within the model as alone
+            store.put_latency(_row("transformers", PART, asked.tokens, 1.0, format, (0, 0), {**about, CELLS: 1.0}))
 
 
 class _Shell:

@@ -172,6 +172,9 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     for kind, part in document.get("parts", {}).items():
         span = f"{1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}"
         print(f"{kind}: {1e6 * part['median_seconds']:.1f} µs ({span}, n {part['samples']})")
+    for format, one in document.get("within", {}).items():
+        sums = f"{1e3 * one['median_seconds']:.2f} ms within the whole model, {1e3 * one['cells_seconds']:.2f} ms by its cells"
+        print(f"{format}: {sums} (factor {one['median_seconds'] / one['cells_seconds']:.3f})")
     for one in document.get("check", []):
         sums = f"{1e3 * one['estimated_seconds']:.2f} ms by the table, {1e3 * one['median_seconds']:.2f} ms run"
         print(f"a random profile: {sums} ({one['error']:+.1%})")

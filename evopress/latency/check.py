@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import nn
 
 from evopress.api import ABSENT, DROP, Profile, Site
 from evopress.api.workload import Workload
-from evopress.latency.clock import Clock, Timing
-from evopress.latency.mixed import RandomVariants, linear_seconds, random_profile
-from evopress.latency.runtime import Pick, build, workload_seconds
+from evopress.latency.clock import Timing
+from evopress.latency.mixed import cells_of, random_profile
 from evopress.latency.table import LatencyTable, Part
 
 
@@ -30,20 +26,22 @@ class Checked:
         return self.estimated / self.measured.median - 1
 
 
+def check_profiles(sites: Sequence[Site], formats: Sequence[str], count: int, seed: int) -> dict[str, Profile]:
+    """Profiles by name with a random format at every linear site and some sublayers dropped."""
+    rng = random.Random(seed)
+    return {f"random {number}": random_profile(sites, formats, rng) for number in range(1, count + 1)}
+
+
 def check_table(
-    model: nn.Module, sites: Sequence[Site], formats: Sequence[str], table: LatencyTable, model_digest: str, workload: Workload, pick: Pick,
-    count: int, seed: int, repeats: int | None = None, clock: Clock = time.perf_counter,
+    profiles: Mapping[str, Profile], passes: Mapping[str, Sequence[float]], sites: Sequence[Site], table: LatencyTable, model: str,
+    workload: Workload,
 ) -> list[Checked]:  # fmt: skip
-    """Draw profiles with a random format at every linear site and some sublayers dropped; estimate them, and time them in turns."""
-    rng, variants = random.Random(seed), RandomVariants(seed)
-    profiles = {str(number): random_profile(sites, formats, rng) for number in range(count)}
-    models = {name: build(model, sites, profile, variants, pick) for name, profile in profiles.items()}
-    passes = workload_seconds(models, workload, repeats, clock)
-    return [Checked(estimate(profile, sites, table, model_digest, workload), Timing.of(passes[name])) for name, profile in profiles.items()]
+    """Each profile's estimate beside what it took. model: digest of its configuration. passes: seconds by name."""
+    return [Checked(estimate(profile, sites, table, model, workload), Timing.of(passes[name])) for name, profile in profiles.items()]
 
 
-def estimate(profile: Profile, sites: Sequence[Site], table: LatencyTable, model_digest: str, workload: Workload) -> float:
-    """Seconds by the table of a profile whose levels name their format. Raises NotFound for a missing cell or part."""
+def estimate(profile: Profile, sites: Sequence[Site], table: LatencyTable, model: str, workload: Workload) -> float:
+    """Seconds by the table of a profile whose levels name their format. Raises NotFound for a missing cell, part or factor."""
     kept = [site.kind for site in sites if site.kind != "linear" and profile[site.name] not in (ABSENT, DROP)]
-    parts = sum(table.part(Part(model_digest, kind, workload)).median for kind in ("model", *kept))
-    return parts + sum(linear_seconds(profile, sites, table, workload.tokens).values())
+    parts = sum(table.part(Part(model, kind, workload)).median for kind in ("model", *kept))
+    return parts + sum(table.seconds(cell, model, workload) for cell in cells_of(profile, sites, workload.tokens).values())

@@ -1,17 +1,22 @@
-"""Profiles of random weights whose levels are just formats: material to time whole models with. Called by parts.py and check.py."""
+"""Profiles of random weights whose levels are just formats, and their times as whole models. Called by `evopress kernels bench`."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
 from evopress.api import ABSENT, DENSE, DROP, Cost, Level, Profile, Site, Variant
 from evopress.api.formats import fits_format
+from evopress.api.workload import Workload
 from evopress.latency.bench import split_cell
+from evopress.latency.clock import Clock
+from evopress.latency.runtime import Pick, build, workload_seconds
 from evopress.latency.sample import random_variant
-from evopress.latency.table import Cell, LatencyTable
+from evopress.latency.table import Cell
 
 DROPPED = 0.1
 """Share of the sublayers and blocks that a random profile drops."""
@@ -53,6 +58,11 @@ def random_profile(sites: Sequence[Site], formats: Sequence[str], rng: random.Ra
     return Profile.of(levels)
 
 
+def uniform(sites: Sequence[Site], format: str) -> Profile:
+    """One format wherever it fits, nothing dropped."""
+    return without(sites, [format], "")
+
+
 def without(sites: Sequence[Site], formats: Sequence[str], kind: str) -> Profile:
     """The formats that fit in turn over the linear sites, and every sublayer of a kind dropped with all below it."""
     levels: dict[str, Level] = {}
@@ -72,12 +82,21 @@ def fitting(formats: Sequence[str], site: Site) -> list[str]:
     return [text for text in formats if fits_format(split_cell(text)[0], site.shape)] or ["dense"]
 
 
-def linear_seconds(profile: Profile, sites: Sequence[Site], table: LatencyTable, tokens: int) -> Mapping[str, float]:
-    """Seconds by the table of every linear site of such a profile that runs. Raises NotFound for a missing cell."""
+def cells_of(profile: Profile, sites: Sequence[Site], tokens: int) -> Mapping[str, Cell]:
+    """By name of every linear site that runs, what such a profile multiplies there."""
     found = {}
     for site in sites:
         level = profile[site.name]
         if site.kind == "linear" and level != ABSENT:
-            format = "dense" if level == DENSE else str(level.option("format"))
-            found[site.name] = table.best(Cell(format, site.shape, tokens)).median
+            found[site.name] = Cell("dense" if level == DENSE else str(level.option("format")), site.shape, tokens)
     return found
+
+
+def run_profiles(
+    model: nn.Module, sites: Sequence[Site], profiles: Mapping[str, Profile], pick: Pick, workload: Workload, seed: int = 0,
+    repeats: int | None = None, clock: Clock = time.perf_counter,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of passes of the workload with such profiles, all in turns with each other."""
+    variants = RandomVariants(seed)
+    models = {name: build(model, sites, profile, variants, pick) for name, profile in profiles.items()}
+    return workload_seconds(models, workload, repeats, clock)

@@ -1,40 +1,73 @@
-"""Times what a model does beside its linear layers: norms and attention of every block, and what runs once.
+"""What a model does beside its linear layers (norms and attention of every block, and what runs once), and its formats within it.
 
 A whole model with a mix of formats runs, and again with every sublayer of a kind dropped; what the LatencyTable says of the linear layers
 is taken off the differences. So a profile's time is a sum: parts of what it keeps, and one cell for every linear layer. The parts are taken
-from a model that streams weights, since without these its own code and data would stay in caches that they never see. Called by
-`evopress kernels bench --workload`.
+from a model that streams weights, since without these its own code and data would stay in caches that they never see.
+
+A kernel alone is not a kernel in a model, which leaves it other caches: a whole model of every format tells by how much its cells are off.
+Called by `evopress kernels bench --workload`, which runs all these models in turns.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from torch import nn
-
-from evopress.api import Site
+from evopress.api import Profile, Site
 from evopress.api.workload import Workload
-from evopress.latency.clock import Clock, Timing
-from evopress.latency.mixed import RandomVariants, linear_seconds, without
-from evopress.latency.runtime import Pick, build, workload_seconds
+from evopress.latency.clock import Timing
+from evopress.latency.mixed import cells_of, uniform, without
+from evopress.latency.runtime import PLAIN
 from evopress.latency.table import LatencyTable
 
+EVERYTHING = "everything"
+"""Name of the mix that drops nothing; another has the name of the kind that it drops, a uniform one that of its format."""
 
-def measure_parts(
-    model: nn.Module, sites: Sequence[Site], formats: Sequence[str], table: LatencyTable, pick: Pick, workload: Workload, seed: int = 0,
-    repeats: int | None = None, clock: Clock = time.perf_counter,
-) -> dict[str, Timing]:  # fmt: skip
-    """Seconds of one pass of the workload in one site of each kind ("attention", "mlp", "block"), and in the rest of the "model".
 
-    Samples are of runs in turns, so each difference is of one round; none is below zero. Raises NotFound for a cell the table lacks.
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Seconds that all matrices of a format take in one pass of a model that has it wherever it fits, and what their cells sum up to."""
+
+    taken: Timing
+    cells: float
+
+
+def part_profiles(sites: Sequence[Site], formats: Sequence[str]) -> dict[str, Profile]:
+    """The models to run, by name: mixes with everything and without each kind of site, dense, and every format that fits anywhere."""
+    kinds = dict.fromkeys(site.kind for site in sites if site.kind != "linear")
+    mixes = {EVERYTHING: without(sites, formats, "")} | {kind: without(sites, formats, kind) for kind in kinds}
+    alone = {format: uniform(sites, format) for format in dict.fromkeys((PLAIN, *formats))}
+    return mixes | {format: one for format, one in alone.items() if format == PLAIN or one != alone[PLAIN]}
+
+
+def parts_of(
+    sites: Sequence[Site], profiles: Mapping[str, Profile], passes: Mapping[str, Sequence[float]], table: LatencyTable, workload: Workload
+) -> tuple[dict[str, Timing], dict[str, Within]]:
+    """Seconds of one pass in one site of each kind ("attention", "mlp", "block") and in the rest of the "model"; and formats within it.
+
+    passes: seconds by name of `part_profiles`, in turns, so each difference is of one round; none is below zero. Raises NotFound for a
+    cell the table lacks.
     """
-    kinds = list(dict.fromkeys(site.kind for site in sites if site.kind != "linear"))
-    variants = RandomVariants(seed)
-    profiles = {kind: without(sites, formats, kind) for kind in ("", *kinds)}
-    models = {kind: build(model, sites, profile, variants, pick) for kind, profile in profiles.items()}
-    passes = workload_seconds(models, workload, repeats, clock)
-    return subtract(sites, passes, linear_seconds(profiles[""], sites, table, workload.tokens))
+    kinds = {site.kind for site in sites}
+    linear = {
+        name: {site: table.best(cell).median for site, cell in cells_of(profile, sites, workload.tokens).items()}
+        for name, profile in profiles.items()
+        if name not in kinds
+    }
+    whole, mixed = passes[EVERYTHING], linear[EVERYTHING]
+    parts = subtract(sites, {"": whole, **{kind: passes[kind] for kind in passes if kind in kinds}}, mixed)
+    within: dict[str, Within] = {}
+    for name, own in linear.items():
+        if name == EVERYTHING:
+            continue
+        taken = [one - all_ + sum(mixed.values()) for one, all_ in zip(passes[name], whole, strict=True)]
+        if name != PLAIN:  # where the format does not fit, the model is dense
+            plain = cells_of(profiles[name], sites, workload.tokens)
+            left = [site for site, cell in plain.items() if cell.format == PLAIN]
+            dense = within[PLAIN].taken.median * sum(own[site] for site in left) / within[PLAIN].cells
+            taken, own = [one - dense for one in taken], {site: seconds for site, seconds in own.items() if site not in left}
+        within[name] = Within(Timing.of([max(0.0, one) for one in taken]), sum(own.values()))
+    return parts, within
 
 
 def subtract(sites: Sequence[Site], passes: Mapping[str, Sequence[float]], linear: Mapping[str, float]) -> dict[str, Timing]:

@@ -36,7 +36,7 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a model does beside its linear layers: `kind` is that of a site (norms, attention, activations of one), or "model" for what
-    runs once (embedding, head, the loop). model: digest of the configuration.
+    runs once (embedding, head, the loop). model: digest of the configuration. Of a factor, `kind` is a format.
     """
 
     model: str
@@ -48,11 +48,13 @@ class Part:
 class LatencyTable:
     """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries.
 
-    dtype, device: of the activations, and where they were.
+    factors: what the matrices of a format take within a whole model, over what their cells say: beside other work and other bytes a
+    kernel is some per cent slower or faster than alone. dtype, device: of the activations, and where they were.
     """
 
     cells: Mapping[Cell, Sequence[Measured]] = field(default_factory=dict)
     parts: Mapping[Part, Measured] = field(default_factory=dict)
+    factors: Mapping[Part, float] = field(default_factory=dict)
     about: str = ""
     dtype: str = ""
     device: str = "cpu"
@@ -80,9 +82,24 @@ class LatencyTable:
             )
         return self.parts[part]
 
+    def factor(self, format: str, model: str, workload: Workload) -> float:
+        """By which cells of a format are multiplied within a model. Raises NotFound."""
+        part = Part(model, format, workload)
+        if part not in self.factors:
+            raise NotFound(
+                f"{format} was never timed within the whole model for {workload} on {self.about}.",
+                f"Run: evopress kernels bench --workload {workload} --format {format}, with the model in question.",
+            )
+        return self.factors[part]
+
+    def seconds(self, cell: Cell, model: str, workload: Workload) -> float:
+        """Of one matrix within a model, with the fastest kernel. Raises NotFound."""
+        return self.best(cell).median * self.factor(cell.format, model, workload)
+
     def missing(self, cells: Iterable[Cell], parts: Iterable[Part]) -> tuple[list[Cell], list[Part]]:
-        """What the table does not hold."""
-        return sorted({cell for cell in cells if not self.cells.get(cell)}), [part for part in parts if part not in self.parts]
+        """What the table does not hold. parts: those of factors, too."""
+        known = {*self.parts, *self.factors}
+        return sorted({cell for cell in cells if not self.cells.get(cell)}), [part for part in parts if part not in known]
 
 
 def cell_format(format: str, density: float) -> str:

@@ -267,11 +267,12 @@ def test_a_models_table_is_filled_checked_and_carried_to_another_store(tmp_path:
     assert document["workload"] == "decode,batch=2,context=16"
     timed = {(row["format"], *row["shape"]) for row in document["rows"]}
     shapes = {(32, 64), (64, 64), (96, 64), (64, 96)}
-    count = len(document["rows"]) + 4
+    count = len(document["rows"]) + 4 + 3
     assert timed == {(format, *shape) for format in ("dense", "bitmask@0.5") for shape in shapes} | {("int4-g96", 64, 96)}
     assert {row["tokens"] for row in document["rows"]} == {2}
     assert list(document["parts"]) == ["attention", "mlp", "block", "model"]
-    assert all(part["samples"] == TURNS["decode"] for part in document["parts"].values())
+    assert list(document["within"]) == ["dense", "int4-g96", "bitmask@0.5"]
+    assert all(one["samples"] == TURNS["decode"] for one in (*document["parts"].values(), *document["within"].values()))
     errors = [one["estimated_seconds"] / one["median_seconds"] - 1 for one in document["check"]]
     assert [one["error"] for one in document["check"]] == pytest.approx(errors)
     assert document["check_median_error"] == pytest.approx(sum(map(abs, errors)) / 2)

@@ -1,6 +1,7 @@
-"""A tiny Llama on a planted clock: every matrix takes what a table says, and attention, mlp, block and the rest take what is planted.
+"""A tiny Llama on a planted clock: every matrix takes what a table says, or a multiple by its format.
 
-Not a fixture file: tests write `from planted_model import …`. Time passes only inside the modules, so sums over a whole model are exact.
+Attention, mlp, block and the rest take what is planted. Not a fixture file: tests write `from planted_model import …`. Time passes only inside the modules, so sums
+over a whole model are exact.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from evopress.api import DENSE
 from evopress.api.formats import decode
 from evopress.api.workload import Workload
-from evopress.latency.mixed import linear_seconds
+from evopress.latency.mixed import cells_of
 from evopress.latency.runtime import HEAD
 from evopress.latency.table import Cell, LatencyTable, Measured, Part
 from evopress.models.sites import find_sites
@@ -37,7 +38,7 @@ def table(workload=DECODE, formats=FORMATS):
             seconds = 20.0 + 4 * place + number
             cells[Cell(format, shape, workload.tokens)] = (measured(seconds + 100, "slow"), measured(seconds))
     parts = {Part("digest", kind, workload): measured(seconds) for kind, seconds in PARTS.items()}
-    return LatencyTable(cells, parts, "a planted machine", "float32")
+    return LatencyTable(cells, parts, {Part("digest", format, workload): 1.0 for format in formats}, "a planted machine", "float32")
 
 
 class PlantedKernel:
@@ -66,10 +67,10 @@ class PlainModule:
 class PlantedModel:
     """model, sites: of two blocks. Calling it tells the time."""
 
-    def __init__(self, workload=DECODE):
+    def __init__(self, workload=DECODE, factors=()):
         self.model = tiny.build("llama", num_hidden_layers=2)
         self.sites = find_sites(self.model).sites
-        self.table, self.tokens, self.now = table(workload), workload.tokens, 0.0
+        self.table, self.tokens, self.now, self.factors = table(workload), workload.tokens, 0.0, dict(factors)
         for name, module in self.model.named_modules():
             part = next((part for end, part in HOOKED.items() if name.endswith(end)), None)
             if part:
@@ -82,7 +83,7 @@ class PlantedModel:
         self.now += seconds
 
     def pass_seconds(self, format, shape):
-        self.wait(self.table.best(Cell(format, shape, self.tokens)).median)
+        self.wait(self.cell_seconds(Cell(format, shape, self.tokens)))
 
     def pick(self, variant, dtype):
         return PlantedKernel(self) if variant.site.name != HEAD else PlainModule()
@@ -90,6 +91,11 @@ class PlantedModel:
     def seconds(self, profile):
         """What a pass takes, summed by hand."""
         kept = [site.kind for site in self.sites if site.kind != "linear" and profile[site.name] == DENSE]
-        return (
-            PARTS["model"] + sum(PARTS[kind] for kind in kept) + sum(linear_seconds(profile, self.sites, self.table, self.tokens).values())
-        )
+        return PARTS["model"] + sum(PARTS[kind] for kind in kept) + sum(map(self.cell_seconds, self.cells(profile)))
+
+    def cells(self, profile):
+        return cells_of(profile, self.sites, self.tokens).values()
+
+    def cell_seconds(self, cell):
+        """What a matrix takes here: what its cell says, times what is planted for its format."""
+        return self.table.best(cell).median * self.factors.get(cell.format, 1.0)

@@ -9,9 +9,9 @@ import pytest
 from planted_model import DECODE, FORMATS, PARTS, PREFILL, PlantedModel, measured
 
 from evopress.api import NotFound
-from evopress.latency.check import Checked, check_table, estimate
+from evopress.latency.check import Checked, check_profiles, check_table, estimate
 from evopress.latency.clock import Timing
-from evopress.latency.mixed import random_profile
+from evopress.latency.mixed import random_profile, run_profiles
 from evopress.latency.table import Part
 
 
@@ -20,10 +20,16 @@ def test_an_error_below_zero_promises_too_much():
     assert Checked(5.0, Timing.of([4.0])).error == 0.25
 
 
+def checked(planted, workload, table, count, seed, repeats):
+    profiles = check_profiles(planted.sites, FORMATS, count, seed)
+    passes = run_profiles(planted.model, planted.sites, profiles, planted.pick, workload, seed, repeats, planted)
+    return check_table(profiles, passes, planted.sites, table, "digest", workload)
+
+
 @pytest.mark.parametrize("workload", [DECODE, PREFILL], ids=str)
 def test_the_sum_is_exact_where_time_is_planted(workload):
     planted = PlantedModel(workload)
-    found = check_table(planted.model, planted.sites, FORMATS, planted.table, "digest", workload, planted.pick, 4, 3, 2, planted)
+    found = checked(planted, workload, planted.table, 4, 3, 2)
     rng = random.Random(3)
     expected = [planted.seconds(random_profile(planted.sites, FORMATS, rng)) for _ in range(4)]
     assert len(set(expected)) == 4
@@ -33,7 +39,7 @@ def test_the_sum_is_exact_where_time_is_planted(workload):
 def test_a_part_that_is_longer_than_the_table_says_is_found():
     planted = PlantedModel()
     short = replace(planted.table, parts={**planted.table.parts, Part("digest", "model", DECODE): measured(PARTS["model"] - 1)})
-    (found,) = check_table(planted.model, planted.sites, FORMATS, short, "digest", DECODE, planted.pick, 1, 0, 1, planted)
+    (found,) = checked(planted, DECODE, short, 1, 0, 1)
     assert found.measured.median - found.estimated == 1.0
     assert found.error < 0
 
@@ -43,3 +49,13 @@ def test_estimates_need_every_cell():
     profile = random_profile(planted.sites, ["int3-g16"], random.Random(0))
     with pytest.raises(NotFound, match="int3-g16"):
         estimate(profile, planted.sites, planted.table, "digest", DECODE)
+
+
+def test_estimates_take_the_factors_of_formats():
+    planted = PlantedModel(factors={"int4-g16": 2.0, "dense": 0.5})
+    factors = {Part("digest", format, DECODE): planted.factors.get(format, 1.0) for format in FORMATS}
+    table = replace(planted.table, factors=factors)
+    for one in checked(planted, DECODE, table, 3, 1, 1):
+        assert one.estimated == pytest.approx(one.measured.median)
+    with pytest.raises(NotFound, match="dense was never timed within the whole model for decode,batch=2,context=8 on a planted machine"):
+        checked(planted, DECODE, replace(table, factors={part: 1.0 for part in factors if part.kind != "dense"}), 3, 1, 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from planted_model import FORMATS, SHAPES, measured, table
+from planted_model import DECODE, FORMATS, SHAPES, PlantedModel
 from tiny import build
 
-from evopress.api import ABSENT, DENSE, DROP, NotFound, Site
-from evopress.latency.mixed import RandomVariants, level_of, linear_seconds, random_profile, without
-from evopress.latency.table import Cell, LatencyTable, cell_format
+from evopress.api import ABSENT, DENSE, DROP, Site
+from evopress.latency.mixed import RandomVariants, cells_of, level_of, random_profile, run_profiles, uniform, without
+from evopress.latency.table import Cell, cell_format
 from evopress.models.sites import find_sites
 
 SITES = find_sites(build("llama", num_hidden_layers=4)).sites
@@ -72,9 +72,17 @@ def test_random_variants_are_kept_and_named_as_the_table_names_them():
     assert RandomVariants(0)(site, level_of("int4-g16")).tensors["codes"].equal(variants(site, level_of("int4-g16")).tensors["codes"])
 
 
-def test_linear_seconds_are_the_fastest_of_what_runs():
+def test_cells_are_of_what_runs():
     sites = [Site("b", "block", (0, 0), 0, None), Site("b.x", "linear", (32, 48), 0, "b"), Site("b.y", "linear", (48, 32), 0, "b")]
-    assert linear_seconds(without(sites, ["dense", "int4-g16"], ""), sites, table(), 2) == {"b.x": 29.0, "b.y": 32.0}
-    assert linear_seconds(without(sites, ["dense"], "block"), sites, table(), 2) == {}
-    with pytest.raises(NotFound, match="dense of 32x48 at 3 tokens"):
-        linear_seconds(without(sites, ["dense"], ""), sites, LatencyTable({Cell("dense", (32, 48), 2): [measured(1.0)]}), 3)
+    assert cells_of(without(sites, ["dense", "int4-g16"], ""), sites, 2) == {
+        "b.x": Cell("int4-g16", (32, 48), 2), "b.y": Cell("dense", (48, 32), 2),
+    }  # fmt: skip
+    assert cells_of(without(sites, ["dense"], "block"), sites, 2) == {}
+    assert cells_of(uniform(sites, "int8-g32"), sites, 3) == {"b.x": Cell("dense", (32, 48), 3), "b.y": Cell("int8-g32", (48, 32), 3)}
+
+
+def test_profiles_run_in_turns_with_each_other():
+    planted = PlantedModel()
+    profiles = {"mix": random_profile(planted.sites, FORMATS, random.Random(1)), "dense": uniform(planted.sites, "dense")}
+    found = run_profiles(planted.model, planted.sites, profiles, planted.pick, DECODE, 5, 3, planted)
+    assert found == {name: [planted.seconds(profile)] * 3 for name, profile in profiles.items()}

@@ -1,12 +1,14 @@
-"""Parts of a model: subtracted from numbers worked out by hand, and taken from a whole tiny model on a planted clock."""
+"""Parts of a model and formats within it: from numbers worked out by hand, and from a whole tiny model on a planted clock."""
 
 from __future__ import annotations
 
 import pytest
-from planted_model import DECODE, FORMATS, PARTS, PREFILL, PlantedModel
+from planted_model import DECODE, FORMATS, PARTS, PREFILL, PlantedModel, table
 
-from evopress.api import NotFound, Site
-from evopress.latency.parts import measure_parts, subtract
+from evopress.api import DENSE, NotFound, Site
+from evopress.latency.mixed import cells_of, run_profiles
+from evopress.latency.parts import part_profiles, parts_of, subtract
+from evopress.latency.table import Cell
 
 TREE = [
     site
@@ -52,14 +54,68 @@ def test_rounds_of_unequal_number_are_refused():
         subtract(TREE, {"": [1.0, 2.0], "block": [1.0], "attention": [1.0], "mlp": [1.0]}, LINEAR)
 
 
+def test_the_models_that_are_run():
+    sites = PlantedModel().sites
+    profiles = part_profiles(sites, (*FORMATS, "int4-g7"))
+    assert list(profiles) == ["everything", "block", "attention", "mlp", *FORMATS]  # no site has columns in sevens
+    for format in FORMATS:
+        assert {cell.format for cell in cells_of(profiles[format], sites, 1).values()} == {format, "dense"} - (
+            {"dense"} if format not in ("dense", "int8-g32") else set()
+        )
+        assert all(profiles[format][site.name] == DENSE for site in sites if site.kind != "linear")
+    assert list(part_profiles(sites, ("int4-g16",))) == ["everything", "block", "attention", "mlp", "dense", "int4-g16"]
+
+
+def taken(planted, workload, formats=FORMATS, repeats=3):
+    """Parts, and formats within the model, of a planted one."""
+    profiles = part_profiles(planted.sites, formats)
+    passes = run_profiles(planted.model, planted.sites, profiles, planted.pick, workload, 0, repeats, planted)
+    return parts_of(planted.sites, profiles, passes, planted.table, workload)
+
+
 @pytest.mark.parametrize("workload", [DECODE, PREFILL], ids=str)
 def test_parts_of_a_whole_model_on_a_planted_clock(workload):
-    planted = PlantedModel(workload)
-    parts = measure_parts(planted.model, planted.sites, FORMATS, planted.table, planted.pick, workload, repeats=3, clock=planted)
+    parts, within = taken(PlantedModel(workload), workload)
     assert {kind: timing.samples for kind, timing in parts.items()} == {kind: (seconds,) * 3 for kind, seconds in PARTS.items()}
+    assert {format: one.taken.samples for format, one in within.items()} == {format: (one.cells,) * 3 for format, one in within.items()}
+    assert list(within) == list(FORMATS)
+
+
+def test_formats_that_take_a_multiple_of_their_cells_within_the_model():
+    """The mix takes what its cells do not say, and parts take that; so all uniform models still sum up to what they took."""
+    factors = {"dense": 1.25, "int4-g16": 0.75, "int8-g32": 1.5}
+    planted = PlantedModel(factors=factors)
+    parts, within = taken(planted, DECODE)
+    profiles = part_profiles(planted.sites, FORMATS)
+    rest = parts["model"].median + sum(parts[site.kind].median for site in planted.sites if site.kind != "linear")
+    for format in FORMATS:
+        own = [within[cell.format] for cell in planted.cells(profiles[format])]
+        cells = [planted.table.best(cell).median for cell in planted.cells(profiles[format])]
+        summed = sum(one.taken.median / one.cells * seconds for one, seconds in zip(own, cells, strict=True))
+        assert rest + summed == pytest.approx(planted.seconds(profiles[format]))
+
+
+def test_one_format_that_takes_a_multiple_is_found_to_do_so():
+    """Where the mix holds nothing but dense layers, parts are exact, and the factor of the other is what is planted."""
+    planted = PlantedModel(factors={"int4-g16": 1.5, "int8-g32": 0.5})
+    profiles = part_profiles(planted.sites, FORMATS)
+    profiles |= {name: part_profiles(planted.sites, ("dense",))[name] for name in ("everything", "block", "attention", "mlp")}
+    passes = {name: [planted.seconds(profile)] * 3 for name, profile in profiles.items()}
+    parts, within = parts_of(planted.sites, profiles, passes, planted.table, DECODE)
+    assert {kind: timing.median for kind, timing in parts.items()} == PARTS
+    found = {format: one.taken.median / one.cells for format, one in within.items()}
+    assert found == pytest.approx({"dense": 1.0, "int4-g16": 1.5, "int8-g32": 0.5, "bitmask@0.5": 1.0})
+    fitting = [site.shape for site in planted.sites if site.kind == "linear" and site.shape[1] == 32]
+    assert within["int8-g32"].cells == sum(table().best(Cell("int8-g32", shape, DECODE.tokens)).median for shape in fitting)
+
+
+def test_a_format_takes_no_less_than_nothing():
+    planted = PlantedModel(factors={"int4-g16": -9.0})
+    assert taken(planted, DECODE)[1]["int4-g16"].taken.median == 0.0
 
 
 def test_a_table_without_a_cell_is_an_error():
     planted = PlantedModel()
+    profiles = part_profiles(planted.sites, ("int2-g16",))
     with pytest.raises(NotFound, match="int2-g16 of 32x32 at 2 tokens was never timed on a planted machine"):
-        measure_parts(planted.model, planted.sites, ("int2-g16",), planted.table, planted.pick, DECODE, repeats=1, clock=planted)
+        parts_of(planted.sites, profiles, {name: [1.0] for name in profiles}, planted.table, DECODE)

@@ -32,6 +32,8 @@ def test_missing_names_each_cell_once_in_order_and_the_parts_of_another_workload
     parts = [Part("digest", "mlp", DECODE), Part("digest", "mlp", PREFILL), Part("another", "mlp", DECODE)]
     assert known.missing(asked, parts) == ([Cell("dense", (32, 32), 8), CELL, Cell("int9-g16", (32, 32), 2)], parts[1:])
     assert known.missing([], []) == ([], [])
+    factors = [Part("digest", "int4-g16", DECODE), Part("digest", "int4-g16", PREFILL)]
+    assert known.missing([], factors) == ([], factors[1:])
     assert LatencyTable({CELL: ()}).missing([CELL], []) == ([CELL], [])
 
 
@@ -44,3 +46,14 @@ def test_missing_names_each_cell_once_in_order_and_the_parts_of_another_workload
 )  # fmt: skip
 def test_only_a_bitmask_is_named_with_its_share(format, density, name):
     assert cell_format(format, density) == name
+
+
+def test_within_a_model_a_cell_is_multiplied_by_the_factor_of_its_format():
+    cell = Cell("int4-g16", (32, 32), 2)
+    known = LatencyTable(table().cells, {}, {Part("digest", "int4-g16", DECODE): 1.5}, "this machine")
+    assert known.seconds(cell, "digest", DECODE) == 1.5 * known.best(cell).median
+    for model, workload in (("another", DECODE), ("digest", PREFILL)):
+        with pytest.raises(NotFound) as caught:
+            known.seconds(cell, model, workload)
+        assert caught.value.message == f"int4-g16 was never timed within the whole model for {workload} on this machine."
+        assert f"evopress kernels bench --workload {workload} --format int4-g16" in caught.value.hint

@@ -107,6 +107,14 @@ def test_parts_are_of_one_model_and_workload_and_the_last_counts():
     assert not table.cells
 
 
+def test_a_format_within_a_model_gives_its_factor_and_the_last_counts():
+    about = {"model": "m", "workload": "decode"}
+    rows = [row(seconds, "int4-g64", "transformers", PART, **about, cells_seconds=4.0) for seconds in (5.0, 6.0)]
+    table = table_of([*rows, row(1.0, "mlp", "transformers", PART, **about)], HERE)
+    assert table.factors == {Part("m", "int4-g64", DECODE): 1.5}
+    assert [part.kind for part in table.parts] == ["mlp"]
+
+
 def test_a_table_is_read_from_the_store_and_leaves_whole_models_out(tmp_path: Path):
     url, here = f"sqlite:///{tmp_path / 'store.db'}", environment("cpu", "float32")
     with Store.open(url) as store:
@@ -169,7 +177,8 @@ def times(**changed):
     parts = {
         Part("m", kind, DECODE): measured(took) for kind, took in (("block", 2000), ("attention", 4000), ("mlp", 8000), ("model", 16000))
     }
-    return LatencyTable(**{"cells": cells, "parts": parts, "about": "this machine", "dtype": "float32", **changed})
+    factors = {Part("m", format, DECODE): 1.0 for format in ("int4-g8", "bitmask@0.5", "dense")}
+    return LatencyTable(**{"cells": cells, "parts": parts, "factors": factors, "about": "this machine", "dtype": "float32", **changed})
 
 
 def profile(drop="", **levels):
@@ -194,6 +203,14 @@ def test_a_profile_takes_the_sum_of_its_cells_and_parts(chosen, nanoseconds):
     found = priced(space(), METHODS, times(), DECODE, "m", "")
     assert found.cost(chosen).nanoseconds == nanoseconds
     assert replace(found.cost(chosen), nanoseconds=0) == space().cost(chosen)
+
+
+def test_prices_are_those_within_the_model():
+    factors = {Part("m", format, DECODE): value for format, value in (("int4-g8", 1.5), ("bitmask@0.5", 1.0), ("dense", 0.9))}
+    found = priced(space(), METHODS, times(factors=factors), DECODE, "m", "")
+    assert found.cost(profile(m_up=INT, m_down=MASK)).nanoseconds == 30000 + 9 + 45 + 500
+    with pytest.raises(NotFound, match="and dense within the model were never timed on this machine"):
+        priced(space(), METHODS, times(factors={part: 1.0 for part in factors if part.kind != "dense"}), DECODE, "m", "")
 
 
 def test_the_dense_the_cheapest_and_the_dearest():
@@ -225,7 +242,7 @@ def test_a_missing_time_names_the_command_that_measures_it():
     )
     workload = Workload("decode", 1, 64)
     parts = {Part("m", kind, workload): measured(1) for kind in ("attention", "mlp", "model")}
-    with pytest.raises(NotFound, match=r"and the model's block were never timed .*context=64 --dtype float32 --device cuda --f"):
+    with pytest.raises(NotFound, match=r"and the model's block and 3 more were never timed .*context=64 --dtype float32 --device cuda --f"):
         priced(space(), METHODS, replace(known, parts=parts, device="cuda"), workload, "m", "")
 
 

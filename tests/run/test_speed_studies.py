@@ -84,7 +84,7 @@ def test_a_frontier_is_searched_timed_judged_and_drawn(tiny: Tiny, home: Path, t
 def by_hand(row: dict[str, Any], table: dict[str, Any]) -> float:
     """Cells and parts that the document names, summed over what its row names."""
     cells = {(cell["format"], tuple(cell["shape"])): cell["median"] for cell in table["cells"]}
-    linear = sum(one["sites"] * cells[one["format"], tuple(one["shape"])] for one in row["kernels"])
+    linear = sum(one["sites"] * table["factors"][one["format"]] * cells[one["format"], tuple(one["shape"])] for one in row["kernels"])
     return float(
         linear + table["parts"]["model"]["median"] + 4 * sum(table["parts"][kind]["median"] for kind in ("block", "attention", "mlp"))
     )
