@@ -188,9 +188,7 @@ class _Execution:
             if fit.done or turn + 1 == TRIES:
                 break
             limits = f"limits at {fit.share:.3f} of the budget's"
-            self.bench.listen(
-                Progress("search", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits} are tried")
-            )
+            self.bench.listen(Progress("speed", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits} are tried"))
             profile = self._drive("knapsack", {}, Stops(), plan=plan).best
         return fit.best
 
@@ -206,7 +204,7 @@ class _Execution:
             except InfeasibleBudget:
                 self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
                 break
-            self.bench.listen(Progress("search", f"{said}; searching under a tighter limit"))
+            self.bench.listen(Progress("speed", f"{said}; searching under a tighter limit"))
             # The answer so far, brought under the new limit, stands beside the simple answers to it.
             repaired = within(Ledger(self.space, plan.budgets), self.space.genotype(outcome.best), random.Random(self.study.seed))
             starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn + 1}"

@@ -142,10 +142,12 @@ class _Bench:
     def shapes(self) -> dict[str, Any]:
         """Single matrices: those asked for, the demo's, or with --large those of large models."""
         shapes = [*self.wanted.shapes, *((*DEMO_SHAPES, *LARGE_SHAPES) if self.wanted.large else ())] or DEMO_SHAPES
-        formats, dtypes = self.wanted.formats or DEMO_FORMATS, self.wanted.dtypes or ("bfloat16", "float32")
+        formats = self.wanted.formats or DEMO_FORMATS
+        # Prompts and float32 of large layers take hours: for them one asks.
+        tokens, dtypes = ((1,), ("bfloat16",)) if self.wanted.large else (DEMO_TOKENS, ("bfloat16", "float32"))
         if self.wanted.peers:
             formats = [*formats, *(blocks for format in formats for blocks in _blocks_of(format))]
-        return self._timed(shapes, self.wanted.tokens or DEMO_TOKENS, formats, dtypes)
+        return self._timed(shapes, self.wanted.tokens or tokens, formats, self.wanted.dtypes or dtypes)
 
     def model(self) -> dict[str, Any]:
         """All that a latency budget on a model needs: its shapes at the workload's tokens, and its parts."""

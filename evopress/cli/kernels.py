@@ -71,12 +71,14 @@ def supported_devices(kernel: Kernel) -> list[str]:
 
 @app.command()
 def bench(
-    shape: Annotated[list[str] | None, typer.Option(metavar="RxC", help="Rows out x columns in; repeatable. Default: the demo's.")] = None,
-    tokens: Annotated[list[int] | None, typer.Option(min=1, help="Tokens a call; repeatable. Default: 1 and 512.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="RxC", help="Rows out x columns in; repeatable. Default: the demo model's.")
+    ] = None,
+    tokens: Annotated[list[int] | None, typer.Option(min=1, help="Tokens a call; repeatable. Default: 1 and 512; 1 with --large.")] = None,
     format: Annotated[
         list[str] | None, typer.Option(help="Weight format such as int4-g64 or bitmask@0.3 (share kept); repeatable. Default: all.")
     ] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="bfloat16 or float32; repeatable. Default: both.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="bfloat16 or float32; repeatable. Default: both; bfloat16 with --large.")] = None,
     workload: Annotated[
         str | None, typer.Option(help="Fill the table for a model: decode or prefill, with batch=N,context=N. Sets shapes, tokens, type.")
     ] = None,
@@ -85,7 +87,9 @@ def bench(
     ] = None,
     check: Annotated[int, typer.Option(min=0, help="With --workload: compare the table's sums with so many random whole models.")] = 0,
     device: Device = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Every kernel that is installed, not only the first that fits.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Every kernel that is installed, not the first that fits; --large, unless --shape.")
+    ] = False,
     large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
     most_seconds: Annotated[float, typer.Option("--most-seconds", min=0, help="For one shape and number of tokens, at most.")] = 3.0,
@@ -121,9 +125,11 @@ def bench(
     for text in format or []:
         check_format(text, kernels)
     check_device(device or "cpu")
+    large = large or (peers and not shapes and workload is None)
     wanted = Wanted(
         shapes=shapes, tokens=tokens or (), formats=format or (), dtypes=dtype or (), workload=workload, model=model or "",
-        device=device or "cpu", check=check, peers=peers, large=large, rounds=rounds, most_seconds=most_seconds, seconds=seconds, seed=seed,
+        device=device or "cpu", check=check, peers=peers, rounds=rounds, most_seconds=most_seconds, seconds=seconds, seed=seed,
+        large=large,
     )  # fmt: skip
     document = run_bench(wanted, kernels, storage_url(storage), home(), say)
     if result is not None:

@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from evopress.api.errors import UsageError
 Clock = Callable[[], float]
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve")
 """Processor features that decide which of torch's kernels runs."""
+HIGHEST_CLOCK = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+"""Where Linux tells it, in kHz; many virtual machines do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def ratio(numerator: Timing, denominator: Timing) -> Timing:
 
 
 def fingerprint(device: str = "cpu") -> dict[str, Any]:
-    """Hardware and versions that a time depends on: processor, its features, cores, threads, GPU, libraries and Python. JSON-ready."""
+    """Hardware and versions that a time depends on: processor, clock, features, cores, threads, GPU, libraries, Python. JSON-ready."""
     from importlib.metadata import version
 
     import torch
@@ -135,6 +137,7 @@ def fingerprint(device: str = "cpu") -> dict[str, Any]:
         "device": device,
         **({"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}),
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "megahertz": _megahertz(cpu),
         "machine": platform.machine(),
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -146,6 +149,13 @@ def fingerprint(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+def _megahertz(cpu: Mapping[str, str]) -> int | None:
+    """The highest clock, where the system tells it, else the one it says it has; None where it says none."""
+    if HIGHEST_CLOCK.is_file():
+        return round(int(HIGHEST_CLOCK.read_text()) / 1000)
+    return round(float(cpu["cpu MHz"])) if "cpu MHz" in cpu else None
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -205,22 +205,24 @@ def test_llama_cpps_own_blocks_of_the_same_bits_are_peers(tmp_path: Path, quick_
     assert duel["peer"] == (kernel if format == "int2-g64" else f"{kernel} {format}")
 
 
+@pytest.mark.parametrize("option", ["--large", "--peers"])
 def test_large_shapes_come_beside_the_demos_and_are_read_from_memory(
-    tmp_path: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
+    option: str, tmp_path: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from evopress import pricing, timing
 
     monkeypatch.setattr(timing, "DEMO_SHAPES", ((8, 64),))
     monkeypatch.setattr(timing, "LARGE_SHAPES", ((16, 64),))
     monkeypatch.setattr(timing, "LARGE_BYTES", pricing.WORKING_SET_BYTES + 1)
-    quick = ("--tokens", "1", "--dtype", "float32", "--rounds", "1", "--most-seconds", "0")
-    url = f"sqlite:///{tmp_path / 'k.db'}"
-    said = invoke(app, "bench", "--large", "--format", "int4-g64", *quick, "--storage", url)
+    quick, url = ("--rounds", "1", "--most-seconds", "0"), f"sqlite:///{tmp_path / 'k.db'}"
+    said = invoke(app, "bench", option, "--format", "int4-g64", *quick, "--storage", url)
     assert said.exit_code == 0, said.output
     with Store.open(url, create=False) as store:
         found = {row.shape: row.environment["working_set_bytes"] for row in store.latencies(phase="kernel")}
         assert found == {(8, 64): pricing.WORKING_SET_BYTES, (16, 64): pricing.WORKING_SET_BYTES + 1}
-        assert {cell.shape for cell in pricing.read_table(store, "cpu", "float32").cells} == {(8, 64)}
+        assert {row.tokens for row in store.latencies(phase="kernel")} == {1}
+        assert {cell.shape for cell in pricing.read_table(store, "cpu", "bfloat16").cells} == {(8, 64)}
+        assert not pricing.read_table(store, "cpu", "float32").cells
 
 
 def test_a_bench_waits_for_another_timing_and_says_so_once(

@@ -1,7 +1,7 @@
 """A tiny Llama on a planted clock: every matrix takes what a table says, or a multiple by its format.
 
-Attention, mlp, block and the rest take what is planted. Not a fixture file: tests write `from planted_model import …`. Time passes only inside the modules, so sums
-over a whole model are exact.
+Attention, mlp, block and the rest take what is planted. Not a fixture file: tests write `from planted_model import …`. Time passes only
+inside the modules, so sums over a whole model are exact.
 """
 
 from __future__ import annotations

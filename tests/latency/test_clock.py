@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evopress.api import UsageError
+from evopress.latency import clock as module
 from evopress.latency.clock import Timing, fingerprint, measure, ratio
 
 
@@ -101,6 +102,17 @@ def test_no_repeats_is_an_error():
 def test_fingerprint_is_json_and_names_the_machine():
     found = fingerprint()
     assert json.loads(json.dumps(found)) == found
-    assert {"cpu", "flags", "cores", "threads", "torch", "python", "capability"} <= found.keys()
+    assert {"cpu", "megahertz", "flags", "cores", "threads", "torch", "python", "capability"} <= found.keys()
     assert found["cpu"]
     assert found["threads"] >= 1
+
+
+def test_the_clock_is_the_highest_where_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HIGHEST_CLOCK", tmp_path / "cpuinfo_max_freq")
+    monkeypatch.setattr(module, "_cpuinfo", lambda: {"cpu MHz": "2596.6"})
+    assert fingerprint()["megahertz"] == 2597
+    (tmp_path / "cpuinfo_max_freq").write_text("4100000\n")
+    assert fingerprint()["megahertz"] == 4100
+    (tmp_path / "cpuinfo_max_freq").unlink()
+    monkeypatch.setattr(module, "_cpuinfo", dict)
+    assert fingerprint()["megahertz"] is None
