@@ -137,7 +137,10 @@ def _table_json(table: LatencyTable, models: Iterable[PackedModel], workload: Wo
     """What the estimates are sums of: parts of the LatencyTable, and cells times their formats' factors. model: digest of its config."""
     used = sorted({Cell(one.cell, one.site.shape, workload.tokens) for packed in models for one in packed.running})
     parts = {str(part.kind): asdict(measured) for part, measured in table.parts.items() if (part.model, part.workload) == (model, workload)}
-    factors = {format: table.factor(format, model, workload) for format in sorted({cell.format for cell in used})}
+    factors = {
+        part.kind: factor.value for part, factor in table.factors.items()
+        if (part.model, part.workload) == (model, workload) and part.kind in {cell.format for cell in used}
+    }  # fmt: skip
     return {
         "about": table.about, "cells": [{**asdict(cell), **asdict(table.best(cell))} for cell in used], "parts": parts, "factors": factors
     }  # fmt: skip

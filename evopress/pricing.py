@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from evopress.api import DENSE, DROP, Cost, Kernel, Method, NotFound, Site, Space, UsageError
 from evopress.api.workload import Workload
-from evopress.latency.table import Cell, LatencyTable, Measured, Part, cell_format
+from evopress.latency.table import Cell, Factor, LatencyTable, Measured, Part, cell_format
 
 if TYPE_CHECKING:
     from evopress.store import LatencyRow, Store
 
 KERNEL, PART = "kernel", "part"
 """Phases of stored rows: one matrix alone, and what a model does beside its matrices."""
-CELLS = "cells_seconds"
-"""Under this, the row of a format within a whole model keeps what its cells summed up to when it was timed."""
+CELLS, KERNELS = "cells_seconds", "kernels"
+"""Under these, the row of a format within a whole model keeps what its cells summed up to, and (rows, columns, kernel, version) of each."""
 WORKING_SET_BYTES = 2**26
 """Weights that are cycled through while a cell is timed: more than the inner caches, as in a model. A table holds no other times."""
 ABOUT = ("cpu", "gpu", "flags", "capability", "threads", "usable_cores", "torch", "transformers", "dtype")
@@ -61,7 +61,7 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
     """A table of stored rows, oldest first, that were measured under `here`."""
     cells: dict[Cell, dict[str, Measured]] = {}
     parts: dict[Part, Measured] = {}
-    factors: dict[Part, float] = {}
+    factors: dict[Part, Factor] = {}
     for row in rows:
         if row.device != here["device"] or any(row.environment.get(key) != here.get(key) for key in ABOUT):
             continue
@@ -71,7 +71,8 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
             workload = Workload.parse(row.environment["workload"], "a stored row")
             part = Part(row.environment["model"], row.format, workload)
             if CELLS in row.environment:
-                factors[part] = row.median_seconds / row.environment[CELLS]
+                ran = {(rows, columns): (name, version) for rows, columns, name, version in row.environment.get(KERNELS, ())}
+                factors[part] = Factor(row.median_seconds / row.environment[CELLS], ran)
             else:
                 parts[part] = measured
         elif not row.environment.get("rounding") and row.environment.get("working_set_bytes", WORKING_SET_BYTES) == WORKING_SET_BYTES:
@@ -123,37 +124,35 @@ def priced(space: Space, methods: Mapping[str, Method], table: LatencyTable, wor
             "Limit size=0.5x or bits=4 instead.",
         )
     kinds = {site.kind for site in space.sites if site.kind != "linear"}
-    parts = {kind: Part(model, kind, workload) for kind in (*sorted(kinds), "model")}
     cells: dict[tuple[int, int], Cell] = {}
     for position, site in enumerate(space.sites):
         for place, (level, cost) in enumerate(zip(space.levels[position], space.costs[position], strict=True)):
             if site.kind == "linear":
                 format = "dense" if level == DENSE else "absent" if level == DROP else methods[level.method].format(site, level)
                 cells[position, place] = cell_of(site, format, cost, workload)
-    factors = [Part(model, format, workload) for format in sorted({cell.format for cell in cells.values()})]
-    lost_cells, lost_parts = table.missing(cells.values(), [*parts.values(), *factors])
+    lost_cells, lost_parts = table.missing(cells.values(), (*sorted(kinds), "model"), model, workload)
     if lost_cells or lost_parts:
         formats = sorted({cell.format for cell in cells.values()} - {"dense", "absent"})
         what = [f"{cell.format} of {cell.shape[0]}x{cell.shape[1]}" for cell in lost_cells[:3]]
-        what += [f"{part.kind} within the model" if part in factors else f"the model's {part.kind}" for part in lost_parts[:1]]
+        what += [f"the model's {part}" if part in (*kinds, "model") else f"{part} within the model" for part in lost_parts[:1]]
         left = len(lost_cells) + len(lost_parts) - len(what)
         more = f" and {left} more" if left else ""
         raise NotFound(
-            f"A latency budget needs measured times, and {', '.join(what)}{more} were never timed on {table.about}.",
+            f"A latency budget needs measured times, and {', '.join(what)}{more} were never timed on {table.about} as it would run now.",
             f"Run: {bench_command(table, workload, name, formats)}",
         )
 
     def nanoseconds(position: int, place: int) -> int:
         site, level = space.sites[position], space.levels[position][place]
         if site.kind != "linear":
-            return 0 if level == DROP else round(table.parts[parts[site.kind]].median * 1e9)
+            return 0 if level == DROP else round(table.part(Part(model, site.kind, workload)).median * 1e9)
         return round(table.seconds(cells[position, place], model, workload) * 1e9)
 
     costs = tuple(
         tuple(replace(cost, nanoseconds=nanoseconds(position, place)) for place, cost in enumerate(row))
         for position, row in enumerate(space.costs)
     )
-    fixed = replace(space.fixed, nanoseconds=round(table.parts[parts["model"]].median * 1e9))
+    fixed = replace(space.fixed, nanoseconds=round(table.part(Part(model, "model", workload)).median * 1e9))
     return replace(space, costs=costs, fixed=fixed)
 
 

@@ -22,8 +22,8 @@ from evopress.bank.bank import Decoder
 from evopress.events import Listener, Progress
 from evopress.gate import dense_profile
 from evopress.latency.clock import Clock, Timing, ratio
-from evopress.latency.runtime import PackedModel, Pick, Running, Speed, bench_interleaved, build, fastest, first_fitting, last_logits
-from evopress.latency.table import Cell, LatencyTable, Part
+from evopress.latency.runtime import PackedModel, Pick, Speed, bench_interleaved, build, fastest, first_fitting, last_logits
+from evopress.latency.table import Cell, LatencyTable, kept_kinds
 from evopress.models.weights import module_of, slot_of
 from evopress.pricing import bench_command, cell_of, environment, read_table, runnable
 from evopress.run import reopen
@@ -119,7 +119,7 @@ def _pick(bench: Workbench, profile: Profile, table: LatencyTable, tokens: int) 
             if level not in (DENSE, ABSENT, DROP):
                 method = methods[level.method]
                 wanted.append(cell_of(site, method.format(site, level), method.cost(site, level), workload))
-    missing, _ = table.missing(wanted, ())
+    missing = sorted({cell for cell in wanted if not table.cells.get(cell)})
     if not missing:
         return fastest(kernels, table, tokens), f"the fastest of those timed here at {tokens:,} tokens a call"
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -192,23 +192,8 @@ def _against_table(bench: Workbench, packed: PackedModel, table: LatencyTable, w
 
 def table_sum(packed: PackedModel, sites: tuple[Site, ...], table: LatencyTable, model: str, workload: Workload) -> float:
     """Seconds of one pass by the table, with the kernels that this model runs. model: digest. Raises NotFound for a missing cell."""
-    total = sum(table.part(Part(model, kind, workload)).median for kind in ("model", *_kept(sites, packed.profile)))
-    return total + sum(_seconds(one, table, workload.tokens) * table.factor(one.cell, model, workload) for one in packed.running)
-
-
-def _kept(sites: tuple[Site, ...], profile: Profile) -> list[str]:
-    return [site.kind for site in sites if site.kind != "linear" and profile[site.name] not in (ABSENT, DROP)]
-
-
-def _seconds(one: Running, table: LatencyTable, tokens: int) -> float:
-    cell = Cell(one.cell, one.site.shape, tokens)
-    if one.kernel is None:
-        return table.best(cell).median
-    found = [measured.median for measured in table.cells.get(cell, ()) if measured.kernel == one.label]
-    if not found:
-        what = f"{cell.format} of {cell.shape[0]}x{cell.shape[1]} at {tokens:,} tokens"
-        raise NotFound(f"{what} was never timed with {one.label} on {table.about}.")
-    return found[0]
+    cells = [(Cell(one.cell, one.site.shape, workload.tokens), one.label if one.kernel else None) for one in packed.running]
+    return table.sum(kept_kinds(packed.profile, sites), cells, model, workload)
 
 
 def outside_bytes(model: nn.Module, sites: tuple[Site, ...], profile: Profile, tokens: int) -> tuple[int, int]:

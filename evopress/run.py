@@ -114,16 +114,17 @@ class _Execution:
     def run(self, speed: bool) -> Run:
         """Bank, gate, baselines, search, comparison on held-out documents, speed."""
         self.bench.complete_bank()
-        simple = {name: self._drive(name, {}, Stops()).best for name in SIMPLE}
+        simple = self._simple()
         check_dense(self.bench, simple["uniform"])
-        starts = tuple(self.space.genotype(profile) for profile in simple.values())
         cls, options = searcher_class(self.bench.registry, self.study.searcher, self.study)
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         in_time = speed and self.plan.workload is not None
         share = self._fitting(simple["knapsack"]) if in_time else 1.0
-        plan = self._limited(share)
-        outcome = self._drive(cls.name, options, stops, starts if share == 1 else self._simple(plan), simple["uniform"], plan=plan)
+        if share != 1:  # what stands beside the search must have its limits
+            simple = self._simple(share)
+        starts = tuple(self.space.genotype(profile) for profile in simple.values())
+        outcome = self._drive(cls.name, options, stops, starts, simple["uniform"], share=share)
         if in_time:
             outcome = self._in_time(cls.name, options, stops, outcome, share)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
@@ -135,7 +136,7 @@ class _Execution:
                 matched = {**options_like(options, rival, max(outcome.totals.evaluations, 1)), **rival_options}
                 # Equal evaluations for a rival that can count them; equal tokens for any other.
                 stops = Stops() if matched.get("evaluations") else Stops(tokens=max(outcome.totals.tokens, 1))
-                result = self._drive(rival.name, matched, stops, starts, rival=True)
+                result = self._drive(rival.name, matched, stops, starts, rival=True, share=share)
                 found[rival.name], spent[rival.name] = result.best, result.totals
         found[cls.name] = outcome.best
         others = [profile for profile in thinned(outcome.front, self.space, FRONT) if profile not in found.values()]
@@ -157,9 +158,9 @@ class _Execution:
             remarks=dict(self.remarks), known=self.memory.told, bank_seconds=self.bench.bank_seconds,
         )  # fmt: skip
 
-    def _simple(self, plan: Plan) -> tuple[Genotype, ...]:
-        """The simple answers to a plan's budgets."""
-        return tuple(self.space.genotype(self._drive(label, {}, Stops(), plan=plan).best) for label in SIMPLE)
+    def _simple(self, share: float = 1.0) -> dict[str, Profile]:
+        """The simple answers under a share of the study's limits on time. Raises InfeasibleBudget."""
+        return {name: self._drive(name, {}, Stops(), share=share).best for name in SIMPLE}
 
     def _limited(self, share: float) -> Plan:
         """The plan with a share of the study's limits on time. Raises InfeasibleBudget."""
@@ -181,34 +182,35 @@ class _Execution:
         for turn in range(TRIES):
             times = self._overtime(profile, f"simple answer {turn}")
             fit = fit.after(times)
+            if fit.done:
+                break
             try:
-                plan = self._limited(fit.share)
+                profile = self._simple(fit.share)["knapsack"]
             except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
                 return 1.0
-            if fit.done or turn + 1 == TRIES:
-                break
-            limits = f"limits at {fit.share:.3f} of the budget's"
-            self.bench.listen(Progress("speed", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits} are tried"))
-            profile = self._drive("knapsack", {}, Stops(), plan=plan).best
+            if turn + 1 < TRIES:
+                limits = f"limits at {fit.share:.3f} of the budget's are tried"
+                self.bench.listen(Progress("speed", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits}"))
         return fit.best
 
     def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float) -> Outcome:
-        """While the answer as a whole model is above its latency budget, search on under a tighter limit."""
+        """While the answer as a whole model leaves nothing of its latency budget, search on under a tighter limit."""
         for turn in range(ROUNDS):
             times = self._overtime(outcome.best, f"answer {turn}")
             if times <= ENOUGH:
                 break
             share, said = lower(share, times), f"the answer takes {times:.3f} times its budget as a whole model"
             try:
-                plan = self._limited(share)
+                # The answer so far, brought under the new limit, stands beside the simple answers to it.
+                limited, own = self._limited(share), self.space.genotype(outcome.best)
+                repaired = within(Ledger(self.space, limited.budgets), own, random.Random(self.study.seed))
+                starts = (*map(self.space.genotype, self._simple(share).values()), repaired)
             except InfeasibleBudget:
                 self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), f"{said}, and no tighter limit can be met")))
                 break
             self.bench.listen(Progress("speed", f"{said}; searching under a tighter limit"))
-            # The answer so far, brought under the new limit, stands beside the simple answers to it.
-            repaired = within(Ledger(self.space, plan.budgets), self.space.genotype(outcome.best), random.Random(self.study.seed))
-            starts, track = (*self._simple(plan), repaired), f"{name} tighter {turn + 1}"
-            outcome = joined(outcome, self._drive(name, options, further(stops), starts, plan=plan, track=track))
+            track = f"{name} tighter {turn + 1}"
+            outcome = joined(outcome, self._drive(name, options, further(stops), starts, share=share, track=track))
         return outcome
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
@@ -232,16 +234,18 @@ class _Execution:
         starts: tuple[Genotype, ...] = (),
         uniform: Profile | None = None,
         rival: bool = False,
-        plan: Plan | None = None,
+        share: float = 1.0,
         track: str = "",
     ) -> Outcome:
         """Drive a searcher; every question and its trials become steps of the study's trajectory, under `track` or its name.
 
-        plan: with other budgets than the study's.
+        share: of the study's limits on time.
         """
-        searcher = make_searcher(plan or self.plan, self.bench.registry, self.bench.texts, name, options, self._tell, starts)
+        plan = self.plan if share == 1 else self._limited(share)
+        searcher = make_searcher(plan, self.bench.registry, self.bench.texts, name, options, self._tell, starts)
         # A rival's questions depend on how long it is allowed to go on, so its trajectory carries that in its name.
         track = f"{name}@{options.get('evaluations', stops.tokens)}" if rival else track or name
+        track += "" if share == 1 else f" under {share:.6f} of the limits"  # other limits, other questions
         ordinal = 0
 
         def measure(ask: Ask) -> Sequence[Trial]:

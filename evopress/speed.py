@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evopress.api import Profile
 from evopress.events import Progress
-from evopress.pricing import environment
+from evopress.pricing import ABOUT, environment
 from evopress.store import LatencyRow
 from evopress.workbench import Workbench
 
@@ -84,12 +84,16 @@ def _told(
     batch = _lengths(bench)[2]
     here = {**environment(bench.device, str(bench.dtype).removeprefix("torch.")), **({"purpose": purpose} if purpose else {})}
 
+    same = (*ABOUT, "device", "purpose")
+
     def known() -> Speeds | None:
         rows = {
             label: [
                 row
                 for row in bench.store.latencies(profile_id=bench.profile_id(profile))
-                if row.environment == here and tokens.get(row.phase) == row.tokens and row.batch == batch
+                if all(row.environment.get(key) == here.get(key) for key in same)
+                and tokens.get(row.phase) == row.tokens
+                and row.batch == batch
             ]
             for label, profile in profiles.items()
         }

@@ -30,7 +30,7 @@ MARGIN = 0.985
 
 
 def overtime(budgets: Sequence[Budget], space: Space, dense_seconds: float, seconds: float) -> float:
-    """Measured time over the allowed, for the latency budget that is missed most; at most `ENOUGH` where all hold.
+    """Measured time over the allowed, for the latency budget that is nearest to being missed.
 
     A budget in `x` allows a share of the dense model's measured time, any other a time.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evopress.api import Kernel
+from evopress.api import Kernel, UsageError
 from evopress.api.formats import GGUF_BLOCKS, fits_format, parse_int_format
 from evopress.api.workload import Workload
 from evopress.latency.bench import (
@@ -32,8 +33,10 @@ from evopress.latency.check import check_profiles, check_table
 from evopress.latency.clock import Timing, ratio
 from evopress.latency.mixed import run_profiles
 from evopress.latency.parts import part_profiles, parts_of
-from evopress.latency.runtime import fastest
-from evopress.pricing import CELLS, KERNEL, PART, WORKING_SET_BYTES, environment, read_table, runnable
+from evopress.latency.runtime import PLAIN, fastest
+from evopress.latency.table import OURS
+from evopress.models.load import resolve
+from evopress.pricing import CELLS, KERNEL, KERNELS, PART, WORKING_SET_BYTES, environment, read_table, runnable
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Owner, Store
 from evopress.testing.kernels import check_kernel
@@ -43,10 +46,11 @@ if TYPE_CHECKING:
 
 STUDY_ROUNDS, STUDY_SECONDS = 41, 30.0
 """Of a study: timings of a kernel at least, and seconds for one shape at most."""
-OURS = "native-"
-"""How the names of our own generated kernels begin."""
-LARGE_SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (8192, 28672))
-"""Layers of Llama 3 with 1B, 8B and 70B parameters: attention and MLP."""
+LARGE_SHAPES = (
+    (512, 2048), (2048, 2048), (8192, 2048), (2048, 8192), (1024, 4096), (4096, 4096), (14336, 4096), (4096, 14336),
+    (1024, 8192), (8192, 8192), (28672, 8192), (8192, 28672),
+)  # fmt: skip
+"""Layers of Llama 3 with 1B, 8B and 70B parameters: of each the keys and values, queries and output, up and gate, down."""
 CHECK_SHAPE = (64, 768)
 """At which a kernel must be right before it may be chosen: 768 columns hold whole groups of 32 to 256, and of 96."""
 LARGE_BYTES = 2**30
@@ -98,12 +102,25 @@ def _alone(store: Store, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+def check_formats(formats: Iterable[str], kernels: Sequence[Kernel], where: str) -> None:
+    """Raise UsageError for a weight format that no kernel names."""
+    for text in formats:
+        format = split_cell(text)[0]
+        if not any(re.fullmatch(pattern, format) for kernel in kernels for pattern in kernel.formats):
+            known = sorted({pattern for kernel in kernels for pattern in kernel.formats})
+            raise UsageError(f"No kernel runs the format {text!r} of {where}.", f"Known, as regular expressions: {', '.join(known)}.")
+
+
 def run_study(study: KernelStudy, kernels: Sequence[Kernel], storage: str, home: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure all that a kernel study is about, and return its document.
 
     Ours and dense are timed in turns with each other, for their ratios; and each format once more beside all other kernels.
     """
     shapes = [(int(rows), int(columns)) for rows, columns in (text.split("x") for text in study.shapes)]
+    check_formats((*study.formats, *study.table_formats), kernels, study.name)
+    if study.profiles:  # before hours of timing
+        Workload.parse(study.workload, study.name)
+        resolve(study.model or None, home)
     single = Wanted(
         shapes, study.tokens, study.formats, [study.dtype], rounds=STUDY_ROUNDS, most_seconds=STUDY_SECONDS, seed=study.seed,
         working_set_bytes=LARGE_BYTES,
@@ -147,11 +164,13 @@ class _Bench:
         tokens, dtypes = ((1,), ("bfloat16",)) if self.wanted.large else (DEMO_TOKENS, ("bfloat16", "float32"))
         if self.wanted.peers:
             formats = [*formats, *(blocks for format in formats for blocks in _blocks_of(format))]
-        return self._timed(shapes, self.wanted.tokens or tokens, formats, self.wanted.dtypes or dtypes)
+        counts, names = self.wanted.tokens or tokens, self.wanted.dtypes or dtypes
+        kernels = self._conforming(shapes, formats, [getattr(torch, name) for name in names])
+        return replace(self, kernels=kernels)._timed(shapes, counts, formats, names, every=self.wanted.peers)
 
     def model(self) -> dict[str, Any]:
         """All that a latency budget on a model needs: its shapes at the workload's tokens, and its parts."""
-        from evopress.models.load import load, resolve
+        from evopress.models.load import load
         from evopress.models.sites import find_sites
         from evopress.precision import remembered_dtype
 
@@ -165,8 +184,8 @@ class _Bench:
         sites = find_sites(model).sites
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
         formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
-        kernels = self._conforming(formats, getattr(torch, name))  # no other may be chosen
-        document = replace(self, kernels=kernels)._timed(shapes, [workload.tokens], formats, [name])
+        kernels = self._conforming(shapes, formats, [getattr(torch, name)])  # no other may be chosen
+        document = replace(self, kernels=kernels)._timed(shapes, [workload.tokens], formats, [name], every=True)
         table = runnable(read_table(self.store, wanted.device, name), kernels)
         told, drawn = part_profiles(sites, formats), check_profiles(sites, formats, wanted.check, wanted.seed)
         self.say(f"timing {len(told) + len(drawn)} whole models of {ref.name} in turns: {workload}")
@@ -176,7 +195,8 @@ class _Bench:
         for kind, timing in parts.items():
             self.store.put_latency(_part_row(kind, timing, workload, here))
         for format, one in within.items():
-            self.store.put_latency(_part_row(format, one.taken, workload, here | {CELLS: one.cells}))
+            ran = [[*shape, *kernel] for shape, kernel in one.kernels.items()]
+            self.store.put_latency(_part_row(format, one.taken, workload, here | {CELLS: one.cells, KERNELS: ran}))
         document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
         document["within"] = {format: {"cells_seconds": one.cells, **_timing_json(one.taken)} for format, one in within.items()}
         if wanted.check:
@@ -186,28 +206,37 @@ class _Bench:
             document["check_median_error"] = statistics.median(abs(one.error) for one in found)
         return document
 
-    def _conforming(self, formats: Sequence[str], dtype: torch.dtype) -> list[Kernel]:
+    def _conforming(self, shapes: Sequence[tuple[int, int]], formats: Sequence[str], dtypes: Sequence[torch.dtype]) -> list[Kernel]:
         """The kernels that compute what these formats stand for, by the conformance check at one shape; says which do not."""
         device, passing = torch.device(self.wanted.device).type, []
-        fitting = [format for format in sorted({split_cell(text)[0] for text in formats}) if fits_format(format, CHECK_SHAPE)]
+        small = (CHECK_SHAPE, *sorted(shapes, key=math.prod))
+        at = {
+            format: next((shape for shape in small if fits_format(format, shape)), CHECK_SHAPE)
+            for format in sorted({split_cell(text)[0] for text in (PLAIN, *formats)})
+        }
         for kernel in self.kernels:
-            asked = [format for format in fitting if kernel.supports(format, CHECK_SHAPE, device, dtype)]
+            asked: dict[tuple[int, int], list[str]] = {}
+            for format, shape in at.items():
+                if any(kernel.supports(format, shape, device, dtype) for dtype in dtypes):
+                    asked.setdefault(shape, []).append(format)
             try:
-                if asked:
-                    check_kernel(kernel, formats=asked, shapes=(CHECK_SHAPE,), device=self.wanted.device)
-            except AssertionError as error:
-                self.say(f"left out, since it does not compute its weights: {error}")
+                for shape, own in asked.items():
+                    check_kernel(kernel, formats=own, shapes=(shape,), device=self.wanted.device)
+            # A plugin may fail in any way, and must not keep the others from being timed.
+            except Exception as error:
+                reason = str(error) if isinstance(error, AssertionError) else f"{kernel.name}: {type(error).__name__}: {error}"
+                self.say(f"left out, since it does not compute its weights: {reason}")
                 continue
             passing.append(kernel)
         return passing
 
     def _timed(
-        self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], names: Sequence[str]
+        self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], names: Sequence[str], every: bool
     ) -> dict[str, Any]:
         self.say("measuring memory bandwidth and dense multiplication")
         dtypes = [getattr(torch, name) for name in names]
         floor, rows = measure_floor(dtypes, device=self.wanted.device), []
-        for row in self._measured(shapes, tokens, formats, dtypes, floor):
+        for row in self._measured(shapes, tokens, formats, dtypes, floor, every):
             here = {**environment(self.wanted.device, row.dtype), "working_set_bytes": self._working_set(row.shape)}
             self.store.put_latency(latency_row(row, here))
             rows.append(row)
@@ -218,7 +247,13 @@ class _Bench:
         return {"environment": about, "floor": rates, "rows": told, "against_peers": against_peers(rows)}
 
     def _measured(
-        self, shapes: Sequence[tuple[int, int]], tokens: Sequence[int], formats: Sequence[str], dtypes: Sequence[torch.dtype], floor: Floor
+        self,
+        shapes: Sequence[tuple[int, int]],
+        tokens: Sequence[int],
+        formats: Sequence[str],
+        dtypes: Sequence[torch.dtype],
+        floor: Floor,
+        every: bool,
     ) -> Iterator[KernelRow]:
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
         for number, shape in enumerate(shapes):
@@ -231,7 +266,7 @@ class _Bench:
             # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
             apart = working_set > wanted.working_set_bytes
             for some in [[format] for format in formats if format != "dense"] if apart else [list(formats)]:
-                options = (wanted.rounds, wanted.most_seconds, working_set, wanted.peers, floor, wanted.device)
+                options = (wanted.rounds, wanted.most_seconds, working_set, every, wanted.peers, floor, wanted.device)
                 yield from bench_kernels(self.kernels, generator, [shape], tokens, some, dtypes, *options)
 
     def _working_set(self, shape: tuple[int, int]) -> int:
@@ -271,20 +306,22 @@ def _blocks_of(format: str) -> list[str]:
 
 
 def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
-    """For every cell that ours and others ran: seconds of the fastest other of the same bits over those of ours, paired in their rounds."""
+    """For every cell that ours and others ran: seconds of each other of the same bits over those of ours, paired in their rounds.
+
+    The fastest other of a cell stands first.
+    """
     found = []
     for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows):
         same = (cell[3], *_blocks_of(cell[3]))
         here = [row for row in rows if (row.shape, row.dtype, row.tokens) == cell[:3] and row.format in same]
         ours = [row for row in here if row.kernel.startswith(OURS)]
         others = [row for row in here if not row.kernel.startswith(OURS)]
-        if ours and others:
-            best = min(others, key=lambda row: row.timing.median)
-            faster = ratio(best.timing, ours[0].timing)
+        for other in sorted(others, key=lambda row: row.timing.median) if ours else ():
+            faster = ratio(other.timing, ours[0].timing)
             found.append({
                 "shape": list(cell[0]), "dtype": cell[1], "tokens": cell[2], "format": cell[3], "kernel": ours[0].label,
-                "peer": best.label if best.format == cell[3] else f"{best.label} {best.format}",
-                "peer_rounding": best.rounding, "times_as_fast": {"median": faster.median, "low": faster.low, "high": faster.high},
+                "peer": other.label if other.format == cell[3] else f"{other.label} {other.format}",
+                "peer_rounding": other.rounding, "times_as_fast": {"median": faster.median, "low": faster.low, "high": faster.high},
                 "samples": faster.n,
             })  # fmt: skip
     return found

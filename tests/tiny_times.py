@@ -16,7 +16,7 @@ from evopress.hooks.registry import Registry
 from evopress.latency.runtime import first_fitting, label
 from evopress.models.load import resolve, skeleton
 from evopress.models.sites import find_sites
-from evopress.pricing import CELLS, KERNEL, PART, environment
+from evopress.pricing import CELLS, KERNEL, KERNELS, PART, environment
 from evopress.store import LatencyRow, Store
 
 DENSE_NANOSECONDS, PACKED_NANOSECONDS = 4.0, 1.0
@@ -62,7 +62,8 @@ def plant(
         for kind, seconds in PART_SECONDS.items():
             store.put_latency(_row("transformers", PART, asked.tokens, scale * seconds, kind, (0, 0), about))
         for format in sorted({format for format, _ in cells}):  # within the model as alone
-            store.put_latency(_row("transformers", PART, asked.tokens, 1.0, format, (0, 0), {**about, CELLS: 1.0}))
+            ran = [[*shape, name, version] for (own, shape), (name, version, _) in cells.items() if own == format]
+            store.put_latency(_row("transformers", PART, asked.tokens, 1.0, format, (0, 0), {**about, CELLS: 1.0, KERNELS: ran}))
 
 
 class _Shell:

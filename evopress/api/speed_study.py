@@ -20,6 +20,9 @@ from evopress.api.study import Study, read_toml
 Comparator = Literal[">=", ">", "<=", "<"]
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 PLAIN = "dense"
+KERNEL_METRICS = {"peers": ("of",), "floor": ("of",), "times": ("of", "than"), "table": ()}
+FRONTIER_METRICS = {"time": ("of",), "kl": ("of", "than")}
+"""What can be claimed of either kind of study, and the keys that such a claim needs."""
 _SHAPE = r"[1-9]\d*x[1-9]\d*"
 
 
@@ -104,7 +107,7 @@ def read_speed_study(path: Path) -> SpeedStudy | None:
             table = _table(values["kernels"], "kernels", path)
             own = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
             kernels = KernelStudy.model_validate({"name": values.get("name"), "claims": claims, **own})
-            _check_names(claims, {*kernels.formats, PLAIN}, {*kernels.formats, PLAIN}, path)
+            _check_claims(claims, KERNEL_METRICS, {*kernels.formats, PLAIN}, {*kernels.formats, PLAIN}, path)
             return kernels
         table = _table(values.pop("winners"), "winners", path)
         if "budgets" in values:
@@ -113,16 +116,24 @@ def read_speed_study(path: Path) -> SpeedStudy | None:
         if "dense" in winners or any(label.startswith("uniform") for label in winners):
             raise UsageError(f"A winner of {path} is called dense or uniform.", "Those rows are there anyway; give it another name.")
         study = Study.make({**values, "budgets": next(iter(winners.values()))}, str(path))
-        _check_names(claims, set(winners), {"uniform", "size", "latency"}, path)
+        _check_claims(claims, FRONTIER_METRICS, set(winners), {"uniform", "size", "latency"}, path)
         return FrontierStudy(study=study, winners=winners, claims=claims)
     except ValidationError as error:
         raise _refused(error, str(path)) from error
 
 
-def _check_names(claims: Sequence[SpeedClaim], of: set[str], than: set[str], path: Path) -> None:
-    """Refuse a claim on what the study does not measure, or a comparison of KL without a time that both keep."""
+def _check_claims(claims: Sequence[SpeedClaim], metrics: Mapping[str, Sequence[str]], of: set[str], than: set[str], path: Path) -> None:
+    """Refuse a claim on what the study does not measure, or a comparison of KL without a time that both keep.
+
+    metrics: of such a study, with the keys that each needs.
+    """
     for number, claim in enumerate(claims, 1):
         where = f"claim {number} of {path}"
+        if claim.metric not in metrics:
+            raise unknown("metric", claim.metric, metrics, where)
+        for key in metrics[claim.metric]:
+            if not getattr(claim, key):
+                raise UsageError(f"The claim on {claim.metric} has no {key!r}: {where}.", f'Write {key} = "…".')
         if claim.of and claim.of not in of:
             raise unknown("name", claim.of, of, f"'of' in {where}")
         if claim.than and claim.than not in than:

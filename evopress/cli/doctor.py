@@ -178,12 +178,19 @@ def _store(url: str) -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
+    from evopress.cli.kernels import supported_devices
     from evopress.hooks.registry import HOOKS, Registry
 
     registry = Registry.load()
     for kind in HOOKS:
         names = ", ".join(registry.classes[kind])
         yield Finding("plugins", kind, "ok" if names else "broken", names or "none: install evopress again")
+    idle: dict[str, list[str]] = {}
+    for kernel in registry.kernels():
+        if kernel.needs and not supported_devices(kernel):
+            idle.setdefault(kernel.needs, []).append(kernel.name)
+    for needs, lacking in idle.items():
+        yield Finding("plugins", ", ".join(lacking), "warn", f"does not run here, others do instead: {needs}")
     for plugin in registry.plugins:
         if plugin.error:
             # A stranger's plugin is optional; one of ours means a damaged installation.

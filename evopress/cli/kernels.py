@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,13 +117,12 @@ def bench(
     from evopress.home import home
     from evopress.hooks.registry import Registry
     from evopress.precision import check_device
-    from evopress.timing import Wanted, run_bench
+    from evopress.timing import Wanted, check_formats, run_bench
 
     if threads is not None:
         torch.set_num_threads(threads)
     kernels = Registry.load().kernels()
-    for text in format or []:
-        check_format(text, kernels)
+    check_formats(format or (), kernels, "--format")
     check_device(device or "cpu")
     large = large or (peers and not shapes and workload is None)
     wanted = Wanted(
@@ -154,16 +153,6 @@ def read_shape(text: str) -> tuple[int, int]:
     return shape
 
 
-def check_format(text: str, kernels: Sequence[Kernel]) -> None:
-    """Raise UsageError for a weight format that no kernel names."""
-    from evopress.latency.bench import split_cell
-
-    format = split_cell(text)[0]
-    if not any(re.fullmatch(pattern, format) for kernel in kernels for pattern in kernel.formats):
-        known = sorted({pattern for kernel in kernels for pattern in kernel.formats})
-        raise UsageError(f"No kernel runs the format {text!r} of --format.", f"Known, as regular expressions: {', '.join(known)}.")
-
-
 def _print_bench(document: Mapping[str, Any]) -> None:
     about, floor = document["environment"], document["floor"]
     rates = ", ".join(f"{rate:,.0f} GFLOP/s in {name}" for name, rate in floor["gigaflops"].items())
@@ -172,8 +161,8 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     header = ("shape", "dtype", "tokens", "format", "kernel", "median µs", "95% interval", "n", "warm µs", "x dense", "GB/s", "of floor")
     print_table(header, [_cells(row) for row in document["rows"]], "no kernel runs these formats at these shapes")
     if document["against_peers"]:
-        print("\nours against the fastest other kernel of the same bits, in the same rounds (above 1: ours is faster)\n")
-        duel = ("shape", "dtype", "tokens", "format", "kernel", "fastest other", "times as fast", "95% interval", "n")
+        print("\nours against every other kernel of the same bits, the fastest first, in the same rounds (above 1: ours is faster)\n")
+        duel = ("shape", "dtype", "tokens", "format", "kernel", "other", "times as fast", "95% interval", "n")
         print_table(duel, [_duel(row) for row in document["against_peers"]])
     for kind, part in document.get("parts", {}).items():
         span = f"{1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}"
@@ -239,13 +228,12 @@ def import_(
         rows = [_stored(row) for row in json.loads(file.read_text())["latencies"]]
     except FileNotFoundError:
         raise NotFound(f"File {file} does not exist.", "Write one with: evopress kernels export FILE.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise UsageError(f"{file} holds no timings: {error}.", "Write one with: evopress kernels export FILE.") from error
     with Store.open(storage_url(storage)) as store:
         known = set(map(_identity, store.latencies()))
         new = [row for row in rows if _identity(row) not in known]
-        for row in new:
-            store.put_latency(replace(row, profile_id=None, run_id=None))
+        store.put_latencies([replace(row, profile_id=None, run_id=None) for row in new])
     if as_json:
         print_json({"added": len(new), "known": len(rows) - len(new)})
         return
@@ -254,6 +242,8 @@ def import_(
 
 def _stored(values: Mapping[str, Any]) -> LatencyRow:
     """A row as it was written. Raises TypeError and KeyError for what no store wrote."""
+    from evopress.api.workload import Workload
+    from evopress.pricing import PART
     from evopress.store import LatencyRow
 
     row = LatencyRow(**{**values, "shape": tuple(values["shape"])})
@@ -263,6 +253,10 @@ def _stored(values: Mapping[str, Any]) -> LatencyRow:
         for value in row.shape if name == "shape" else [getattr(row, name)]:
             if not isinstance(value, int | float):
                 raise TypeError(f"{name} is {value!r}, no number")
+    if not isinstance(row.environment, dict):
+        raise TypeError(f"an environment is a table, not {row.environment!r}")
+    if row.phase == PART:  # what a table reads of it
+        Workload.parse(row.environment["workload"], f"a timing of {row.environment['model']}")
     return row
 
 

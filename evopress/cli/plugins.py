@@ -92,9 +92,15 @@ def _check_method(cls: type[Any]) -> str:
 
 
 def _check_kernel(cls: type[Any]) -> str:
+    import torch
+
+    from evopress.cli.kernels import supported_devices
     from evopress.testing.kernels import check_kernel
 
-    return f"{check_kernel(cls())} formats and shapes on cpu"
+    here = {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
+    # One that supports nothing here is asked on the CPU, and says what it lacks.
+    devices = [device for device in supported_devices(cls()) if device in here] or ["cpu"]
+    return ", ".join(f"{check_kernel(cls(), device=device)} formats and shapes on {device}" for device in devices)
 
 
 def _check_searcher(cls: type[Any]) -> str:

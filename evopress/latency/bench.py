@@ -116,17 +116,17 @@ def wait(device: str) -> None:
 def bench_kernels(
     kernels: Iterable[Kernel], generator: torch.Generator, shapes: Sequence[tuple[int, int]] = DEMO_SHAPES,
     tokens: Sequence[int] = DEMO_TOKENS, formats: Sequence[str] = DEMO_FORMATS, dtypes: Sequence[torch.dtype] = DTYPES, rounds: int = 7,
-    max_seconds: float = 3.0, working_set_bytes: int = 2**26, every: bool = False, floor: Floor | None = None,
+    max_seconds: float = 3.0, working_set_bytes: int = 2**26, every: bool = False, peers: bool = False, floor: Floor | None = None,
     device: str = "cpu", clock: Clock = time.perf_counter,
 ) -> Iterator[KernelRow]:  # fmt: skip
     """Time formats at every shape, number of tokens and type; yields rows as they are measured, the dense layer's first.
 
-    every: all kernels that support a format; else the one that `choose` picks, and all that take a dense weight. In each round every kernel
-    runs twice, torch's dense layer first, so that drift hits all alike: on weights that were not used for `working_set_bytes`, because a
-    model never finds a layer's weights in the inner caches, and on the same again. Rounds go on, at least `rounds` of them, until every
-    median is known to 5 % or `max_seconds` are over. Formats that no kernel runs at a shape, or that do not fit it, are left out. Raises
-    UsageError for a type that kernels do not take, or no rounds. device: where weights and activations lie; a GPU is waited for after
-    every call.
+    every: all kernels that support a format; else the one that `choose` picks, and all that take a dense weight. peers: those too that
+    only a table may choose. In each round every kernel runs twice, torch's dense layer first, so that drift hits all alike: on weights
+    that were not used for `working_set_bytes`, because a model never finds a layer's weights in the inner caches, and on the same
+    again. Rounds go on, at least `rounds` of them, until every median is known to 5 % or `max_seconds` are over. Formats that no kernel
+    runs at a shape, or that do not fit it, are left out. device: where weights and activations lie; a GPU is waited for after every
+    call. Raises UsageError for a type that kernels do not take, or no rounds.
     """
     kernels = list(kernels)
     if rounds < 1 or any(dtype not in DTYPES for dtype in dtypes):
@@ -134,7 +134,7 @@ def bench_kernels(
     floor = measure_floor(dtypes, clock=clock, device=device) if floor is None else floor
     for shape in shapes:
         for dtype in dtypes:
-            jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every, device))
+            jobs = list(_jobs(kernels, generator, shape, formats, dtype, working_set_bytes, every, peers, device))
             # What the memory gives changes with the machine's other load, so large weights are timed in turns with plain reading.
             probe = (
                 torch.ones(working_set_bytes // PROBE_PART_BYTES * PROBE_PART_BYTES // 4, device=device)
@@ -159,7 +159,7 @@ class _Job:
 
 def _jobs(
     kernels: Sequence[Kernel], generator: torch.Generator, shape: tuple[int, int], formats: Sequence[str], dtype: torch.dtype,
-    working_set: int, every: bool, device: str,
+    working_set: int, every: bool, peers: bool, device: str,
 ) -> Iterator[_Job]:  # fmt: skip
     kind = torch.device(device).type
     for text in dict.fromkeys((PLAIN, *map(cell_text, formats))):
@@ -169,8 +169,8 @@ def _jobs(
         fitting = [kernel for kernel in kernels if kernel.supports(format, shape, kind, dtype)]
         if not fitting:
             continue
-        packed_ones = [kernel for kernel in fitting if kernel.packed]
-        chosen = packed_ones if packed_ones and (every or format == PLAIN) else [choose(format, shape, kind, dtype, kernels)]
+        packed_ones = [kernel for kernel in fitting if kernel.packed and (peers or not (kernel.rounding or kernel.peer))]
+        chosen = packed_ones if packed_ones and (every or format == PLAIN) else [choose(format, shape, kind, dtype, fitting)]
         chosen.sort(key=lambda kernel: kernel.name != PLAIN)  # torch's own layer first: what all others are compared with
         variant = random_variant(format, shape, generator, density)
         for kernel in chosen:

@@ -6,11 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evopress.api import ABSENT, DROP, Profile, Site
+from evopress.api import Profile, Site
 from evopress.api.workload import Workload
 from evopress.latency.clock import Timing
 from evopress.latency.mixed import cells_of, random_profile
-from evopress.latency.table import LatencyTable, Part
+from evopress.latency.table import LatencyTable, kept_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,5 @@ def check_table(
 
 def estimate(profile: Profile, sites: Sequence[Site], table: LatencyTable, model: str, workload: Workload) -> float:
     """Seconds by the table of a profile whose levels name their format. Raises NotFound for a missing cell, part or factor."""
-    kept = [site.kind for site in sites if site.kind != "linear" and profile[site.name] not in (ABSENT, DROP)]
-    parts = sum(table.part(Part(model, kind, workload)).median for kind in ("model", *kept))
-    return parts + sum(table.seconds(cell, model, workload) for cell in cells_of(profile, sites, workload.tokens).values())
+    cells = [(cell, None) for cell in cells_of(profile, sites, workload.tokens).values()]
+    return table.sum(kept_kinds(profile, sites), cells, model, workload)

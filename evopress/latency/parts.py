@@ -26,10 +26,11 @@ EVERYTHING = "everything"
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Seconds that all matrices of a format take in one pass of a model that has it wherever it fits, and what their cells sum up to."""
+    """Seconds that all matrices of a format take in one pass of a model that has it wherever it fits; their cells' sum and kernels."""
 
     taken: Timing
     cells: float
+    kernels: Mapping[tuple[int, int], tuple[str, str]]
 
 
 def part_profiles(sites: Sequence[Site], formats: Sequence[str]) -> dict[str, Profile]:
@@ -49,24 +50,20 @@ def parts_of(
     cell the table lacks.
     """
     kinds = {site.kind for site in sites}
-    linear = {
-        name: {site: table.best(cell).median for site, cell in cells_of(profile, sites, workload.tokens).items()}
-        for name, profile in profiles.items()
-        if name not in kinds
-    }
-    whole, mixed = passes[EVERYTHING], linear[EVERYTHING]
+    whole = passes[EVERYTHING]
+    mixed = {site: table.best(cell).median for site, cell in cells_of(profiles[EVERYTHING], sites, workload.tokens).items()}
     parts = subtract(sites, {"": whole, **{kind: passes[kind] for kind in passes if kind in kinds}}, mixed)
     within: dict[str, Within] = {}
-    for name, own in linear.items():
-        if name == EVERYTHING:
-            continue
-        taken = [one - all_ + sum(mixed.values()) for one, all_ in zip(passes[name], whole, strict=True)]
-        if name != PLAIN:  # where the format does not fit, the model is dense
-            plain = cells_of(profiles[name], sites, workload.tokens)
-            left = [site for site, cell in plain.items() if cell.format == PLAIN]
-            dense = within[PLAIN].taken.median * sum(own[site] for site in left) / within[PLAIN].cells
-            taken, own = [one - dense for one in taken], {site: seconds for site, seconds in own.items() if site not in left}
-        within[name] = Within(Timing.of([max(0.0, one) for one in taken]), sum(own.values()))
+    for format in (name for name in profiles if name != EVERYTHING and name not in kinds):
+        cells = list(cells_of(profiles[format], sites, workload.tokens).values())
+        own = [cell for cell in cells if cell.format == format]
+        taken = [one - all_ + sum(mixed.values()) for one, all_ in zip(passes[format], whole, strict=True)]
+        if len(own) < len(cells):  # where the format does not fit, the model is dense
+            rest = sum(table.best(cell).median for cell in cells if cell.format == PLAIN)
+            taken = [one - rest * within[PLAIN].taken.median / within[PLAIN].cells for one in taken]
+        best = {cell.shape: table.best(cell) for cell in own}
+        kernels = {shape: (measured.kernel, measured.version) for shape, measured in best.items()}
+        within[format] = Within(Timing.of([max(0.0, one) for one in taken]), sum(best[cell.shape].median for cell in own), kernels)
     return parts, within
 
 

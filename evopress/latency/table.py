@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from evopress.api import NotFound, SiteKind
+from evopress.api import ABSENT, DROP, NotFound, Profile, Site, SiteKind
 from evopress.api.workload import Workload
+
+OURS = ("native-", "triton-")
+"""How the names of our own generated kernels begin."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,17 +47,26 @@ class Part:
     workload: Workload
 
 
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What the matrices of a format take within a whole model, over what their cells say: beside other work, and with other bytes in the
+    caches, a kernel is some per cent slower or faster than alone. kernels: that ran there, by shape, with their versions.
+    """
+
+    value: float
+    kernels: Mapping[tuple[int, int], tuple[str, str]]
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries.
 
-    factors: what the matrices of a format take within a whole model, over what their cells say: beside other work and other bytes a
-    kernel is some per cent slower or faster than alone. dtype, device: of the activations, and where they were.
+    factors: by format, as a Part. dtype, device: of the activations, and where they were.
     """
 
     cells: Mapping[Cell, Sequence[Measured]] = field(default_factory=dict)
     parts: Mapping[Part, Measured] = field(default_factory=dict)
-    factors: Mapping[Part, float] = field(default_factory=dict)
+    factors: Mapping[Part, Factor] = field(default_factory=dict)
     about: str = ""
     dtype: str = ""
     device: str = "cpu"
@@ -82,26 +94,46 @@ class LatencyTable:
             )
         return self.parts[part]
 
-    def factor(self, format: str, model: str, workload: Workload) -> float:
-        """By which cells of a format are multiplied within a model. Raises NotFound."""
-        part = Part(model, format, workload)
-        if part not in self.factors:
+    def seconds(self, cell: Cell, model: str, workload: Workload, kernel: str | None = None) -> float:
+        """Of one matrix within a model, with the fastest kernel or the named one. Raises NotFound, also where another kernel ran there."""
+        measured = next((one for one in self.cells.get(cell, ()) if one.kernel == kernel), None) if kernel else self.best(cell)
+        if measured is None:
+            what = f"{cell.format} of {cell.shape[0]}x{cell.shape[1]} at {cell.tokens:,} tokens"
+            raise NotFound(f"{what} was never timed with {kernel} on {self.about}.")
+        factor = self.factors.get(Part(model, cell.format, workload))
+        if factor is None or factor.kernels.get(cell.shape) != (measured.kernel, measured.version):
             raise NotFound(
-                f"{format} was never timed within the whole model for {workload} on {self.about}.",
-                f"Run: evopress kernels bench --workload {workload} --format {format}, with the model in question.",
+                f"{cell.format} with {measured.kernel} was never timed within the whole model for {workload} on {self.about}.",
+                f"Run: evopress kernels bench --workload {workload} --format {cell.format}, with the model in question.",
             )
-        return self.factors[part]
+        return measured.median * factor.value
 
-    def seconds(self, cell: Cell, model: str, workload: Workload) -> float:
-        """Of one matrix within a model, with the fastest kernel. Raises NotFound."""
-        return self.best(cell).median * self.factor(cell.format, model, workload)
+    def sum(self, kinds: Iterable[str], cells: Iterable[tuple[Cell, str | None]], model: str, workload: Workload) -> float:
+        """Seconds of one pass that keeps sites of these kinds, and multiplies these cells, each with a kernel as `seconds` takes it."""
+        parts = sum(self.part(Part(model, kind, workload)).median for kind in ("model", *kinds))
+        return parts + sum(self.seconds(cell, model, workload, kernel) for cell, kernel in cells)
 
-    def missing(self, cells: Iterable[Cell], parts: Iterable[Part]) -> tuple[list[Cell], list[Part]]:
-        """What the table does not hold. parts: those of factors, too."""
-        known = {*self.parts, *self.factors}
-        return sorted({cell for cell in cells if not self.cells.get(cell)}), [part for part in parts if part not in known]
+    def missing(self, cells: Iterable[Cell], kinds: Iterable[str], model: str, workload: Workload) -> tuple[list[Cell], list[str]]:
+        """What the table does not hold: cells, and kinds of sites, or formats that were not timed within the model as they would run."""
+        wanted = sorted(set(cells))
+        known = [cell for cell in wanted if self.cells.get(cell)]
+        unscaled = {cell.format for cell in known if not self._scaled(cell, model, workload)}
+        lost = [kind for kind in kinds if Part(model, kind, workload) not in self.parts]
+        return [cell for cell in wanted if cell not in known], lost + sorted(unscaled)
+
+    def _scaled(self, cell: Cell, model: str, workload: Workload) -> bool:
+        try:
+            self.seconds(cell, model, workload)
+        except NotFound:
+            return False
+        return True
 
 
 def cell_format(format: str, density: float) -> str:
     """How a table names a format whose time depends on how much is kept: `bitmask@0.5`; any other as it is."""
     return f"bitmask@{density:.4g}" if format == "bitmask" else format
+
+
+def kept_kinds(profile: Profile, sites: Iterable[Site]) -> list[str]:
+    """Kind of every site but linear ones that a profile does not drop."""
+    return [site.kind for site in sites if site.kind != "linear" and profile[site.name] not in (ABSENT, DROP)]

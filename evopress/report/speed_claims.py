@@ -6,12 +6,12 @@ claim on kernels must hold at every shape: the value is the worst of them, and i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evopress.latency.clock import Timing
+from evopress.latency.table import OURS
 from evopress.report.claims import COMPARE
 from evopress.report.statistics import paired
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 State = Literal["holds", "fails", "not measured yet"]
-OURS = "native-"
 HEADER = ("claim", "value", "95% interval", "n", "goal", "verdict")
 
 
@@ -45,7 +44,9 @@ def judge_speed(document: Document, claims: Sequence[SpeedClaim]) -> list[Findin
 Found = tuple[float, float, float, int, str]
 
 
-def _verdict(claim: SpeedClaim, found: Sequence[Found]) -> Finding:
+def _verdict(claim: SpeedClaim, found: Sequence[Found] | Finding) -> Finding:
+    if isinstance(found, Finding):
+        return found
     if not found:
         return Finding(claim, "not measured yet")
     upward = claim.comparator in (">=", ">")
@@ -54,7 +55,8 @@ def _verdict(claim: SpeedClaim, found: Sequence[Found]) -> Finding:
     return Finding(claim, state, value, low, high, n, note)
 
 
-def _found(document: Document, claim: SpeedClaim) -> list[Found]:
+def _found(document: Document, claim: SpeedClaim) -> list[Found] | Finding:
+    """What bears on the claim; the finding itself where there is nothing to compare."""
     if claim.metric == "peers":
         return [
             (*_span(duel["times_as_fast"]), duel["samples"], f"{_shape(duel)} against {duel['peer']}")
@@ -90,7 +92,7 @@ def _of_rows(rows: Sequence[Document], claim: SpeedClaim) -> list[Found]:
     return found
 
 
-def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found]:
+def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found] | Finding:
     rows = {row["label"]: row for row in document.get("rows", ())}
     own, dense = rows.get(claim.of), rows.get("dense")
     if own is None or dense is None:
@@ -100,14 +102,14 @@ def _of_frontier(document: Document, claim: SpeedClaim) -> list[Found]:
     limit = claim.within or 1.0
     taken = _ratio(own["seconds"], dense["seconds"])[0]
     if taken > limit:
-        return [(math.inf, math.inf, math.inf, len(own["seconds"]), f"it takes {taken:.3f} of the dense model's time itself")]
+        return Finding(claim, "fails", n=len(own["seconds"]), note=f"it takes {taken:.3f} of the dense model's time itself")
     # A rival is whatever may keep the time by the interval of its own measurement.
     kind = [row for row in rows.values() if row["kind"] == claim.than]
     rivals = [row for row in kind if _ratio(row["seconds"], dense["seconds"])[1] <= limit]
     if not kind:
         return []
     if not rivals:
-        return [(-math.inf, -math.inf, -math.inf, len(kind), f"none of {len(kind)} is as fast")]
+        return Finding(claim, "holds", n=len(kind), note=f"none of {len(kind)} is as fast")
     best = min(rivals, key=lambda row: row["kl"]["mean"])
     test = paired(own["kl"]["values"], best["kl"]["values"], document["heldout"]["weights"], 0, document["heldout"]["origins"])
     return [(test.difference, test.low, test.high, test.n, f"against {best['label']} at {best['kl']['mean']:.4f}, p {test.p:.1e}")]
@@ -131,7 +133,7 @@ def speed_cells(finding: Finding) -> tuple[str, ...]:
     claim = finding.claim
     goal = f"{claim.comparator} {claim.goal:g}"
     if finding.value is None or finding.low is None or finding.high is None:
-        return (claim.says, "-", "-", "-", goal, finding.state)
+        return (claim.says, "-", "-", str(finding.n or "-"), goal, "; ".join(filter(None, (finding.state, finding.note))))
     digits = ".5f" if claim.metric == "kl" else ".3f" if claim.metric in ("table", "time") else ".2f"
     value, low, high = (f"{number:{digits}}" for number in (finding.value, finding.low, finding.high))
     return (claim.says, value, f"[{low}, {high}]", str(finding.n), goal, f"{finding.state}; {finding.note}")

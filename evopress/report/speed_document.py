@@ -45,7 +45,7 @@ def header(document: Document) -> tuple[str, ...]:
 def rows(document: Document) -> list[tuple[str, ...]]:
     """Cells under `header`: matrices in the order they were timed, profiles slowest first."""
     if "kernels" in document:
-        duels = {_cell(duel): duel for duel in document["against_peers"]}
+        duels = {_cell(duel): duel for duel in reversed(document["against_peers"])}  # of a cell's others the first, which is the fastest
         return [_kernel(row, duels.get(_cell(row))) for row in document["rows"]]
     dense = next(row["median_seconds"] for row in document["rows"] if row["kind"] == "dense")
     return [_profile(row, dense) for row in sorted(document["rows"], key=lambda row: -row["median_seconds"])]

@@ -310,6 +310,10 @@ class Store:
         """Append a measured time; returns its id. Raises NumericalError when low ≤ median ≤ high does not hold."""
         return self.database.write(lambda conn: board.put_latency(conn, row, self._clock()))
 
+    def put_latencies(self, rows: Sequence[LatencyRow]) -> None:
+        """Append measured times: all, or none where `put_latency` would refuse one."""
+        self.database.write(lambda conn: [board.put_latency(conn, row, self._clock()) for row in rows])
+
     def latencies(self, *, profile_id: int | None = None, kernel: str | None = None, phase: str | None = None) -> list[LatencyRow]:
         """Measured times, oldest first."""
         return self.database.read(lambda conn: board.latencies(conn, profile_id, kernel, phase))

@@ -133,7 +133,7 @@ def test_bench_table(tmp_path: Path, quick_floor: engine.Floor) -> None:
     assert "x dense" in lines[3]
     assert lines[5].split()[:5] == ["32x64", "float32", "1", "dense", "dense"]
     assert re.search(rf" bitmask@0.5 +{chosen('bitmask')} ", lines[6 + len(DENSE)])
-    assert any("fastest other" in line for line in lines) == (len(DENSE) > 1)
+    assert any("the fastest first" in line for line in lines) == (len(DENSE) > 1)
 
 
 def test_seconds_stop_before_the_next_shape(tmp_path: Path, quick_floor: engine.Floor) -> None:
@@ -164,10 +164,13 @@ def test_peers_are_timed_beside_ours_and_a_duel_is_printed(tmp_path: Path, quick
     document = json.loads((tmp_path / "rows.json").read_text())
     kernels = [row["kernel"] for row in document["rows"] if (row["format"], row["tokens"]) == ("int4-g64", 1)]
     assert kernels[:2] == ["native-int", "torch-int4"]
-    assert [(duel["format"], duel["tokens"], duel["kernel"]) for duel in document["against_peers"] if duel["format"] == "int4-g64"] == [
-        ("int4-g64", tokens, "native-int") for tokens in (1, 4)
-    ]
-    for duel in document["against_peers"]:
+    assert {(duel["tokens"], duel["kernel"]) for duel in document["against_peers"] if duel["format"] == "int4-g64"} == {
+        (tokens, "native-int") for tokens in (1, 4)
+    }
+    first = {(duel["format"], duel["tokens"]): duel for duel in reversed(document["against_peers"])}
+    others = sum(row["format"] == "int4-g64" and not row["kernel"].startswith("native-") for row in document["rows"])
+    assert sum(duel["format"] == "int4-g64" for duel in document["against_peers"]) == others >= 2
+    for duel in first.values():
         here = [row for row in document["rows"] if (row["format"], row["tokens"]) == (duel["format"], duel["tokens"])]
         assert not any(row["format"].startswith("gguf") for row in document["rows"]), "64 columns hold no block of 256"
         others = [row for row in here if not row["kernel"].startswith("native-")]
@@ -175,8 +178,9 @@ def test_peers_are_timed_beside_ours_and_a_duel_is_printed(tmp_path: Path, quick
         assert duel["times_as_fast"]["low"] <= duel["times_as_fast"]["median"] <= duel["times_as_fast"]["high"]
         assert duel["samples"] == 7
     header = next(number for number, line in enumerate(lines) if "times as fast" in line)
-    assert lines[header - 2].startswith("ours against the fastest other kernel of the same bits")
-    assert [line.split()[3:5] for line in lines[header + 2 : header + 4]] == [["dense", "native-dense"], ["int4-g64", "native-int"]]
+    assert lines[header - 2].startswith("ours against every other kernel of the same bits, the fastest first")
+    printed = [line.split()[2:5] for line in lines[header + 2 : header + 2 + len(document["against_peers"])]]
+    assert printed == [[str(duel["tokens"]), duel["format"], duel["kernel"]] for duel in document["against_peers"]]
 
 
 @pytest.mark.skipif(compiler() is None or find_spec("xllamacpp") is None, reason="no C compiler or no llama.cpp (extra: peers)")
@@ -287,25 +291,58 @@ def test_a_models_table_is_filled_checked_and_carried_to_another_store(tmp_path:
         assert len(read_table(copy, "cpu", "float32").cells) == 9
 
 
+@pytest.mark.parametrize(
+    ("whole", "format", "shape"),
+    [(True, "int4-g32", ""), (False, "int4-g32", "32x96"), (False, "int4-g80", "32x80")],
+    ids=["a model's table", "single matrices", "a format that does not fit the check's shape"],
+)
 def test_a_kernel_that_computes_something_else_is_in_no_table(
-    tmp_path: Path, model: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
+    whole: bool, format: str, shape: str, tmp_path: Path, model: Path, quick_floor: engine.Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from evopress_kernels.dequantised import DequantisedKernel
     from evopress_kernels.torch_int4 import TorchInt4Kernel
 
-    class Wrong(TorchInt4Kernel):
-        name = "wrong"
+    class Wrong(DequantisedKernel):
+        name, packed = "wrong", True
+
+        def supports(self, format: str, *about: Any) -> bool:
+            return format.startswith("int") and super().supports(format, *about)
 
         def run(self, x: Any, packed: Any) -> Any:
             return 2 * super().run(x, packed)
 
+    class Broken(TorchInt4Kernel):
+        name = "broken"
+
+        formats = ("int4-g.*",)
+
+        def supports(self, format: str, *about: Any) -> bool:
+            return format.startswith("int")
+
+        def pack(self, variant: Any, dtype: Any) -> Any:
+            raise ArithmeticError("no")
+
     plain = Registry.kernels
-    monkeypatch.setattr(Registry, "kernels", lambda registry: [Wrong(), *plain(registry)])
-    url = f"sqlite:///{tmp_path / 'k.db'}"
-    result = fill(model, url, "--format", "int4-g32", "--peers")
+    monkeypatch.setattr(Registry, "kernels", lambda registry: [Wrong(), Broken(), *plain(registry)])
+    url, quick = f"sqlite:///{tmp_path / 'k.db'}", ("--dtype", "float32", "--rounds", "1", "--most-seconds", "0", "--tokens", "1")
+    single = ("bench", "--shape", shape, "--format", format, "--peers", *quick, "--storage", url)
+    result = fill(model, url, "--format", format, "--peers") if whole else invoke(app, *single)
     assert result.exit_code == 0, result.output
-    assert re.search("left out, since it does not compute its weights: kernel 'wrong' at int4-g32", result.stderr)
+    assert re.search(f"left out, since it does not compute its weights: kernel 'wrong' at {format}", result.stderr)
+    assert "left out, since it does not compute its weights: broken: ArithmeticError: no" in result.stderr
     with Store.open(url, create=False) as store:
-        assert "wrong" not in {row.kernel for row in store.latencies(phase="kernel")}
+        assert not {"wrong", "broken"} & {row.kernel for row in store.latencies(phase="kernel")}
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler: none of ours runs")
+def test_a_models_table_holds_every_kernel_that_is_no_peer(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
+    url = f"sqlite:///{tmp_path / 'k.db'}"
+    assert fill(model, url, "--format", "int4-g32").exit_code == 0
+    with Store.open(url, create=False) as store:
+        found = {row.kernel for row in store.latencies(phase="kernel") if row.format == "int4-g32"}
+    assert {"native-int", "torch-int4"} <= found
+    known = {kernel.name: kernel for kernel in Registry.load().kernels()}
+    assert not any(known[name].peer or known[name].rounding for name in found)
 
 
 def test_parts_and_check_are_printed(tmp_path: Path, model: Path, quick_floor: engine.Floor) -> None:
@@ -331,6 +368,10 @@ ROW = {"kernel": "k", "device": "cpu", "phase": "kernel", "batch": 1, "tokens": 
         (json.dumps({"latencies": [{**ROW, "shape": [2]}]}), "a shape is two numbers, not [2]"),
         (json.dumps({"latencies": [ROW, {**ROW, "median_seconds": "fast"}]}), "median_seconds is 'fast', no number"),
         (json.dumps({"latencies": [{**ROW, "tokens": None}]}), "tokens is None, no number"),
+        (json.dumps({"latencies": [{**ROW, "environment": 3}]}), "an environment is a table, not 3"),
+        (json.dumps({"latencies": [{**ROW, "phase": "part"}]}), "holds no timings: 'workload'"),
+        (json.dumps({"latencies": [{**ROW, "phase": "part", "environment": {"workload": "decode"}}]}), "holds no timings: 'model'"),
+        (json.dumps({"latencies": [{**ROW, "phase": "part", "environment": {"workload": "walk", "model": "m"}}]}), "walk"),
         ("\xff\xfe", "holds no timings"),
     ],
 )
@@ -353,6 +394,6 @@ def test_a_file_that_is_not_there_or_not_possible(tmp_path: Path) -> None:
     folder = invoke(app, "import", str(tmp_path), "--storage", url)
     assert isinstance(folder.exception, UsageError)
     assert "Is a directory" in str(folder.exception)
-    (tmp_path / "table.json").write_text(json.dumps({"latencies": [{**ROW, "low_seconds": 2.5}]}))
+    (tmp_path / "table.json").write_text(json.dumps({"latencies": [ROW, {**ROW, "low_seconds": 2.5}]}))
     spread = invoke(app, "import", str(tmp_path / "table.json"), "--storage", url)
     assert isinstance(spread.exception, NumericalError)

@@ -14,7 +14,7 @@ from evopress.api.formats import decode
 from evopress.api.workload import Workload
 from evopress.latency.mixed import cells_of
 from evopress.latency.runtime import HEAD
-from evopress.latency.table import Cell, LatencyTable, Measured, Part
+from evopress.latency.table import Cell, Factor, LatencyTable, Measured, Part
 from evopress.models.sites import find_sites
 
 DECODE, PREFILL = Workload("decode", 2, 8), Workload("prefill", 1, 8)
@@ -38,7 +38,12 @@ def table(workload=DECODE, formats=FORMATS):
             seconds = 20.0 + 4 * place + number
             cells[Cell(format, shape, workload.tokens)] = (measured(seconds + 100, "slow"), measured(seconds))
     parts = {Part("digest", kind, workload): measured(seconds) for kind, seconds in PARTS.items()}
-    return LatencyTable(cells, parts, {Part("digest", format, workload): 1.0 for format in formats}, "a planted machine", "float32")
+    return LatencyTable(cells, parts, factors(dict.fromkeys(formats, 1.0), workload), "a planted machine", "float32")
+
+
+def factors(values, workload=DECODE, kernel="planted"):
+    """Of formats within the planted model, as that kernel ran them at every shape."""
+    return {Part("digest", format, workload): Factor(value, dict.fromkeys(SHAPES, (kernel, ""))) for format, value in values.items()}
 
 
 class PlantedKernel:

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from planted_model import DECODE, FORMATS, PARTS, PREFILL, PlantedModel, measured
+from planted_model import DECODE, FORMATS, PARTS, PREFILL, PlantedModel, factors, measured
 
 from evopress.api import NotFound
 from evopress.latency.check import Checked, check_profiles, check_table, estimate
@@ -53,9 +53,9 @@ def test_estimates_need_every_cell():
 
 def test_estimates_take_the_factors_of_formats():
     planted = PlantedModel(factors={"int4-g16": 2.0, "dense": 0.5})
-    factors = {Part("digest", format, DECODE): planted.factors.get(format, 1.0) for format in FORMATS}
-    table = replace(planted.table, factors=factors)
+    found = factors({format: planted.factors.get(format, 1.0) for format in FORMATS})
+    table = replace(planted.table, factors=found)
     for one in checked(planted, DECODE, table, 3, 1, 1):
         assert one.estimated == pytest.approx(one.measured.median)
-    with pytest.raises(NotFound, match="dense was never timed within the whole model for decode,batch=2,context=8 on a planted machine"):
-        checked(planted, DECODE, replace(table, factors={part: 1.0 for part in factors if part.kind != "dense"}), 3, 1, 1)
+    with pytest.raises(NotFound, match="dense with planted was never timed within the whole model for decode,batch=2,context=8"):
+        checked(planted, DECODE, replace(table, factors={part: one for part, one in found.items() if part.kind != "dense"}), 3, 1, 1)

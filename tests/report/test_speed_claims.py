@@ -12,7 +12,7 @@ from evopress.api import UsageError
 from evopress.api.speed_study import SpeedClaim
 from evopress.report.frontier_png import front
 from evopress.report.leaderboard import leaderboard_markdown
-from evopress.report.speed_claims import judge_speed, speed_cells
+from evopress.report.speed_claims import judge_speed, speed_cells, speed_json
 from evopress.report.speed_document import is_speed
 
 
@@ -101,14 +101,16 @@ def test_a_winner_is_compared_with_the_best_that_keeps_the_same_time() -> None:
 
 def test_a_winner_that_does_not_keep_the_time_itself_fails() -> None:
     found = judge(FRONTIER, "kl", "<", 0, "fast", "uniform", 0.6)
-    assert (found.state, found.value) == ("fails", float("inf"))
+    assert (found.state, found.value) == ("fails", None)
     assert found.note == "it takes 0.700 of the dense model's time itself"
+    assert speed_cells(found)[1:] == ("-", "-", "7", "< 0", "fails; it takes 0.700 of the dense model's time itself")
+    assert "Infinity" not in json.dumps(speed_json(found))
 
 
 def test_where_no_rival_keeps_the_time_the_claim_says_so() -> None:
     document = {**FRONTIER, "rows": [row for row in FRONTIER["rows"] if row["label"] != "uniform c"]}
     found = judge(document, "kl", "<", 0, "fast", "uniform", 0.75)
-    assert (found.state, found.value, found.note) == ("holds", -float("inf"), "none of 2 is as fast")
+    assert (found.state, found.value, found.note) == ("holds", None, "none of 2 is as fast")
     assert judge(document, "kl", "<", 0, "fast", "random", 0.75).state == "not measured yet"
 
 

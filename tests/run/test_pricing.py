@@ -10,7 +10,7 @@ import torch
 
 from evopress.api import DENSE, DROP, Cost, Level, NotFound, Profile, Site, Space, UsageError
 from evopress.api.workload import Workload
-from evopress.latency.table import Cell, LatencyTable, Measured, Part
+from evopress.latency.table import Cell, Factor, LatencyTable, Measured, Part
 from evopress.pricing import (
     ABOUT,
     KERNEL,
@@ -26,6 +26,7 @@ from evopress.pricing import (
 )  # fmt: skip
 from evopress.store import LatencyRow, Store
 
+RAN = [[8, 64, "k", "1"]]
 HERE = {**dict.fromkeys(ABOUT, "same"), "device": "cpu", "cpu": "A CPU", "threads": 2, "dtype": "bfloat16", "torch": "2.13"}
 DECODE = Workload()
 
@@ -109,9 +110,9 @@ def test_parts_are_of_one_model_and_workload_and_the_last_counts():
 
 def test_a_format_within_a_model_gives_its_factor_and_the_last_counts():
     about = {"model": "m", "workload": "decode"}
-    rows = [row(seconds, "int4-g64", "transformers", PART, **about, cells_seconds=4.0) for seconds in (5.0, 6.0)]
+    rows = [row(seconds, "int4-g64", "transformers", PART, **about, cells_seconds=4.0, kernels=RAN) for seconds in (5.0, 6.0)]
     table = table_of([*rows, row(1.0, "mlp", "transformers", PART, **about)], HERE)
-    assert table.factors == {Part("m", "int4-g64", DECODE): 1.5}
+    assert table.factors == {Part("m", "int4-g64", DECODE): Factor(1.5, {(8, 64): ("k", "1")})}
     assert [part.kind for part in table.parts] == ["mlp"]
 
 
@@ -169,6 +170,12 @@ def measured(nanoseconds, kernel="k"):
     return Measured(kernel, nanoseconds * 1e-9, nanoseconds * 1e-9, nanoseconds * 1e-9, 9)
 
 
+def scaled(values):
+    """Factors by format, of kernel k."""
+    kernels = dict.fromkeys(((8, 8), (16, 8), (8, 16)), ("k", ""))
+    return {Part("m", format, DECODE): Factor(value, kernels) for format, value in values.items()}
+
+
 def times(**changed):
     """Nanoseconds by shape: int4, half a bitmask, dense."""
     by_shape = {(8, 8): (3, 5, 10), (16, 8): (30, 50, 100), (8, 16): (300, 500, 1000)}
@@ -177,7 +184,7 @@ def times(**changed):
     parts = {
         Part("m", kind, DECODE): measured(took) for kind, took in (("block", 2000), ("attention", 4000), ("mlp", 8000), ("model", 16000))
     }
-    factors = {Part("m", format, DECODE): 1.0 for format in ("int4-g8", "bitmask@0.5", "dense")}
+    factors = scaled(dict.fromkeys(("int4-g8", "bitmask@0.5", "dense"), 1.0))
     return LatencyTable(**{"cells": cells, "parts": parts, "factors": factors, "about": "this machine", "dtype": "float32", **changed})
 
 
@@ -206,11 +213,11 @@ def test_a_profile_takes_the_sum_of_its_cells_and_parts(chosen, nanoseconds):
 
 
 def test_prices_are_those_within_the_model():
-    factors = {Part("m", format, DECODE): value for format, value in (("int4-g8", 1.5), ("bitmask@0.5", 1.0), ("dense", 0.9))}
+    factors = scaled({"int4-g8": 1.5, "bitmask@0.5": 1.0, "dense": 0.9})
     found = priced(space(), METHODS, times(factors=factors), DECODE, "m", "")
     assert found.cost(profile(m_up=INT, m_down=MASK)).nanoseconds == 30000 + 9 + 45 + 500
-    with pytest.raises(NotFound, match="and dense within the model were never timed on this machine"):
-        priced(space(), METHODS, times(factors={part: 1.0 for part in factors if part.kind != "dense"}), DECODE, "m", "")
+    with pytest.raises(NotFound, match="and dense within the model were never timed on this machine as it would run now"):
+        priced(space(), METHODS, times(factors=scaled({"int4-g8": 1.5, "bitmask@0.5": 1.0})), DECODE, "m", "")
 
 
 def test_the_dense_the_cheapest_and_the_dearest():
@@ -234,7 +241,7 @@ def test_a_missing_time_names_the_command_that_measures_it():
         priced(space(), METHODS, lost, DECODE, "m", "my models/llama")
     assert caught.value.message == (
         "A latency budget needs measured times, and bitmask@0.5 of 8x8, bitmask@0.5 of 8x16, bitmask@0.5 of 16x8, the model's mlp "
-        "and 3 more were never timed on this machine."
+        "and 3 more were never timed on this machine as it would run now."
     )
     assert caught.value.hint == (
         "Run: evopress kernels bench --workload decode,batch=1,context=512 --model 'my models/llama' --dtype float32 "

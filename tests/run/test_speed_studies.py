@@ -114,6 +114,15 @@ def test_a_kernel_study_is_measured_and_judged(tiny: Tiny, home: Path, tmp_path:
     assert evopress_command("study", "run", str(file), "--dtype", "bfloat16").code == 2
 
 
+def test_a_kernel_study_of_a_model_that_is_not_there_is_refused_before_it_times(tmp_path: Path, evopress_command: Command) -> None:
+    kernels = {"shapes": ["8x8"], "formats": ["int4-g8"], "model": "./nowhere"}
+    file = tiny_study.toml(tmp_path / "studies" / "mine.toml", {"name": "mine", "kernels": kernels})
+    answer = evopress_command("study", "run", str(file), "--result", str(tmp_path / "mine.json"))
+    assert answer.code == 5
+    assert "no folder './nowhere'" in answer.err
+    assert "timing" not in answer.err
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
@@ -125,6 +134,12 @@ def test_a_kernel_study_is_measured_and_judged(tiny: Tiny, home: Path, tmp_path:
         ({"winners": {"fast": "latency=0.8x"}, "claims": [claim("kl", "fast", "<", 0.0, than="small", within=0.8)]}, "small"),
         ({"winners": {"fast": "latency=0.8x"}, "claims": [claim("kl", "fast", "<", 0.0, than="size")]}, "without a time"),
         ({"kernels": {"shapes": ["8x8"], "formats": ["int4-g8"]}, "claims": [claim("floor", "int3-g8", ">", 0.0)]}, "int3-g8"),
+        ({"kernels": {"shapes": ["8x8"], "formats": ["int4-g8"]}, "claims": [claim("time", "int4-g8", "<", 1.0)]}, "metric"),
+        ({"kernels": {"shapes": ["8x8"], "formats": ["int4-g8"]}, "claims": [claim("peers", "", ">", 1.0)]}, "has no 'of'"),
+        ({"kernels": {"shapes": ["8x8"], "formats": ["int4-g8"]}, "claims": [claim("times", "int4-g8", ">", 1.0)]}, "has no 'than'"),
+        ({"winners": {"fast": "latency=0.8x"}, "claims": [claim("floor", "fast", ">", 1.0)]}, "metric"),
+        ({"kernels": {"shapes": ["8x8"], "formats": ["int44-g8"]}}, "int44-g8"),
+        ({"kernels": {"shapes": ["8x8"], "formats": ["int4-g8"], "workload": "decoding"}}, "decoding"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_wrong_is_refused(keys: dict[str, Any], said: str, tiny: Tiny, tmp_path: Path, evopress_command: Command) -> None:

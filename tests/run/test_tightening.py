@@ -131,8 +131,13 @@ def test_what_is_spent_at_most() -> None:
     assert further(Stops()) == altogether(Stops()) == Stops()
 
 
-def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("each", [False, True], ids=["one limit", "only all limits together"])
+def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(
+    each: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("evopress.run.pass_seconds", planted_seconds(50.0))
+    if each:  # as where every limit alone can be met
+        monkeypatch.setattr("evopress.run.check_feasible", lambda space, budgets: None)
     tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
     study = tiny_study.study(
         tiny, searcher="evolve(generations=1,offspring=2,rungs=1x32)", methods=("rtn(bits=2..4,group=32)",), baselines=("uniform",),
@@ -140,6 +145,24 @@ def test_a_limit_that_nothing_meets_is_told_and_the_answer_stays(tiny: Tiny, tmp
     )  # fmt: skip
     found = execute(study, tiny_study.url(tmp_path), tmp_path, None, lambda progress: None, dtype="float32", command="test")
     assert "times its budget as a whole model, and no tighter limit can be met" in found.remarks["evolve"]
+
+
+def test_a_study_that_ran_without_timing_goes_on_with_it(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limits are others then, and so are its questions."""
+    monkeypatch.setattr("evopress.run.pass_seconds", planted_seconds(1.1))
+    monkeypatch.setattr("evopress.speed.REPEATS", 1)
+    tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
+    study = tiny_study.study(
+        tiny, searcher="evolve(generations=2,offspring=2,rungs=1x32)", baselines=("uniform", "random"), budgets=("latency=0.6x,context=64",)
+    )
+    for speed in (False, True, False):
+        found = execute(study, tiny_study.url(tmp_path), tmp_path, dtype="float32", command="test", speed=speed)
+        space, share = found.plan.space, (0.6 / 1.1 if speed else 0.6)
+        for row in found.rows[1:]:
+            assert row.cost.nanoseconds <= share * space.dense.nanoseconds, "all that is compared has the limits of the search"
+    with Store.open(tiny_study.url(tmp_path)) as store:
+        tracks = {step.searcher for step in store.trajectory(store.find_study(study.name).id)}
+    assert {bool(re.search(r"under 0\.\d{6} of the limits$", track)) for track in tracks if track.startswith("evolve")} == {True, False}
 
 
 def test_what_was_timed_for_a_budget_is_kept_and_not_timed_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
