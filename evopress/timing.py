@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import torch
 
 from evopress.api import Kernel, UsageError
 from evopress.api.formats import GGUF_BLOCKS, fits_format, parse_int_format
+from evopress.api.version import library_version
 from evopress.api.workload import Workload
 from evopress.latency.bench import (
     DEMO_FORMATS,
@@ -241,7 +241,7 @@ class _Bench:
             self.store.put_latency(latency_row(row, here))
             rows.append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
-        about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions()}
+        about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions(self.kernels)}
         where = {"device": about["device"], "threads": about["threads"]}
         told = [_row_json(row) | where for row in rows]
         return {"environment": about, "floor": rates, "rows": told, "against_peers": against_peers(rows)}
@@ -327,13 +327,10 @@ def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
     return found
 
 
-def peer_versions() -> dict[str, str]:
-    """Versions of the libraries behind peer kernels that are installed."""
-    found = {}
-    for name in ("onnxruntime", "xllamacpp"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def peer_versions(kernels: Iterable[Kernel]) -> dict[str, str]:
+    """Versions of the installed libraries behind peer kernels."""
+    names = sorted({name for kernel in kernels if kernel.peer for name in kernel.libraries})
+    return {name: found for name in names if (found := library_version(name))}
 
 
 def _row_json(row: KernelRow) -> dict[str, Any]:

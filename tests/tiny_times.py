@@ -41,11 +41,12 @@ def plant(
     sites = find_sites(skeleton(ref)).sites
     here = environment("cpu", dtype)
     pick = first_fitting(registry.kernels(), "cpu")
+    plain = next(kernel for kernel in registry.kernels() if kernel.name == "dense")
     cells: dict[tuple[str, tuple[int, int]], tuple[str, str, float]] = {}
     for site in sites:
         if site.kind != "linear":
             continue
-        cells["dense", site.shape] = ("dense", "", DENSE_NANOSECONDS * site.weights)
+        cells["dense", site.shape] = ("dense", plain.version, DENSE_NANOSECONDS * site.weights)
         for text in methods:
             method = registry.method(text, "a test")
             if "linear" not in method.kinds:

@@ -18,6 +18,7 @@ from evopress.api.site import Site, SiteKind
 from evopress.api.space import Genotype, Space
 from evopress.api.trial import Slice, Trial
 from evopress.api.variant import Statistics, Variant
+from evopress.api.version import code_version
 
 if TYPE_CHECKING:
     import random
@@ -72,7 +73,8 @@ class Kernel(ABC):
     formats: regular expressions a format must match in full. packed: False where the kernel computes with a de-quantised dense weight.
     rounding: relative error (rms of the error over rms(x)·‖w‖) that the kernel adds on purpose because it rounds the activations, say to 8
     bits; 0 for none. A kernel with rounding is never chosen. peer: somebody else's, to be compared with; a latency table may choose it.
-    needs: the next step where it supports nothing because something is not installed, "" where nothing can be missing.
+    needs: the next step where it supports nothing because something is not installed, "" where nothing can be missing. libraries: names
+    of the distributions it calls, beside torch.
     """
 
     name: ClassVar[str]
@@ -81,11 +83,12 @@ class Kernel(ABC):
     rounding: ClassVar[float] = 0.0
     peer: ClassVar[bool] = False
     needs: ClassVar[str] = ""
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @property
     def version(self) -> str:
-        """What decides how fast it is beside torch: of its own code, compiler or library. Times of another version stand in no table."""
-        return ""
+        """What decides how fast it is beside torch: its code and libraries. Times of another version stand in no table."""
+        return code_version(type(self).__module__, self.libraries)
 
     @abstractmethod
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:

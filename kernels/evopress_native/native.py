@@ -19,7 +19,7 @@ from torch.nn import functional
 from evopress.api import Kernel
 from evopress_native.layout import BLOCK
 from evopress_native.machine import Machine, this_machine, tiles_allowed
-from evopress_native.toolchain import accepts, code_digest, compiler, library, missing_compiler
+from evopress_native.toolchain import accepts, compiler, library, missing_compiler
 from evopress_native.toolchain import version as compiler_version
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -45,8 +45,8 @@ class NativeKernel(Kernel):
 
     @property
     def version(self) -> str:
-        """Digest of the code here, and the compiler."""
-        return f"{code_digest()} {compiler_version(compiler() or '')}"
+        """Of the code here, and the compiler."""
+        return f"{super().version} {compiler_version(compiler() or '')}"
 
     @final
     def machine_here(self) -> Machine:

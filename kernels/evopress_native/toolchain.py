@@ -111,13 +111,6 @@ def version(path: str) -> str:
     return f"{path} {said.stdout.partition(chr(10))[0]}"
 
 
-@cache
-def code_digest() -> str:
-    """SHA-256 of this package's files, the first 12 hexadecimal digits: their kernels are as fast as they were under the same."""
-    own = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".c", ".h"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()[:12]
-
-
 def _compile(path: str, source: str, flags: tuple[str, ...], file: Path) -> None:
     with _room(file.parent) as folder:
         text, made = Path(folder) / "kernel.c", Path(folder) / "kernel.so"

@@ -28,7 +28,6 @@ from torch import Tensor
 from evopress.api import Kernel, Variant
 from evopress.api.formats import parse_gguf_format, parse_int_format, unpack_int
 from evopress_peers import ggml_library
-from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
 
 BLOCK = 32
@@ -55,11 +54,7 @@ class GgmlKernel(Kernel):
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g\d+", r"gguf-q[2-6]_k")
     rounding: ClassVar[float] = 0.011
     needs: ClassVar[str] = "pip install 'evopress[peers]'"
-
-    @property
-    def version(self) -> str:
-        """Of the library, nothing where it is not installed."""
-        return library_version("xllamacpp")
+    libraries: ClassVar[tuple[str, ...]] = ("xllamacpp",)
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Groups of 32·n columns that divide C, K-quants with C divisible by 256; CPU, where xllamacpp is installed and works."""

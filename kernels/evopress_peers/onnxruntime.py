@@ -37,7 +37,6 @@ from torch import Tensor
 
 from evopress.api import Kernel, MissingDependency, Variant
 from evopress.api.formats import pack_bits, parse_int_format, unpack_int
-from evopress_peers.installed import library_version
 from evopress_peers.not_finite import not_finite
 
 GROUPS = (16, 32, 64, 128, 256)
@@ -72,15 +71,11 @@ class _MatMulNBits(Kernel):
     peer: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g(16|32|64|128|256)",)
     needs: ClassVar[str] = "pip install 'evopress[peers]'"
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     accuracy: ClassVar[int]
 
     def __init__(self) -> None:
         self._sessions: dict[int, dict[int, _Session]] = {}
-
-    @property
-    def version(self) -> str:
-        """Of the library, nothing where it is not installed."""
-        return library_version("onnxruntime")
 
     @abstractmethod
     def operator_bits(self, bits: int, group: int) -> int:

@@ -31,6 +31,7 @@ class TritonBitmaskKernel(Kernel):
     name: ClassVar[str] = "triton-bitmask"
     formats: ClassVar[tuple[str, ...]] = ("bitmask",)
     needs: ClassVar[str] = "a CUDA GPU and Triton: pip install 'evopress[triton]'"
+    libraries: ClassVar[tuple[str, ...]] = ("triton",)
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """Bit masks whose rows and non-zeros the offsets can count, on a GPU."""

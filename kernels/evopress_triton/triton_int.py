@@ -30,6 +30,7 @@ class TritonIntKernel(Kernel):
     name: ClassVar[str] = "triton-int"
     formats: ClassVar[tuple[str, ...]] = (r"int[1-8]-g\d+",)
     needs: ClassVar[str] = "a CUDA GPU and Triton: pip install 'evopress[triton]'"
+    libraries: ClassVar[tuple[str, ...]] = ("triton",)
 
     def supports(self, format: str, shape: tuple[int, int], device: str, dtype: torch.dtype) -> bool:
         """1 to 8 bits, groups of at least 32 columns (smaller ones would be padded to twice their size), on a GPU."""
