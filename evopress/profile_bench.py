@@ -26,7 +26,7 @@ from evopress.latency.runtime import PackedModel, Pick, Speed, bench_interleaved
 from evopress.latency.table import Cell, LatencyTable, kept_kinds
 from evopress.models.weights import module_of, slot_of
 from evopress.pricing import bench_command, cell_of, environment, read_table, runnable
-from evopress.run import reopen
+from evopress.reopening import reopen
 from evopress.speed import rows_of
 from evopress.store import ProfileRow, Store
 from evopress.workbench import Workbench

@@ -67,12 +67,14 @@ PARTS: Mapping[str, frozenset[str]] = {
                       "memory", "models", "plan", "precision", "pricing", "provenance", "recording", "rehearsal", "report", "search",
                       "speed", "store", "texts", "tightening", "workbench"}),
     "tightening": frozenset({"api", "search"}),
-    "profile_bench": frozenset({"api", "bank", "events", "gate", "latency", "models", "pricing", "run", "speed", "store", "workbench"}),
+    "reopening": frozenset({"api", "events", "found", "hooks", "plan", "store", "texts", "workbench"}),
+    "profile_bench": frozenset({"api", "bank", "events", "gate", "latency", "models", "pricing", "reopening", "speed", "store",
+                                "workbench"}),
     "contest": frozenset({"api", "bank", "data", "events", "gate", "hooks", "knowledge", "latency", "plan", "precision", "pricing",
                           "provenance", "recording", "rehearsal", "report", "search", "store", "texts", "workbench"}),
     "cli": frozenset({"api", "contest", "data", "events", "export", "files", "fitness", "frontier", "home", "hooks", "latency",
-                      "models", "plan", "precision", "pricing", "profile_bench", "rehearsal", "report", "run", "store", "testing", "texts",
-                      "throughput", "timing", "workbench"}),
+                      "models", "plan", "precision", "pricing", "profile_bench", "rehearsal", "reopening", "report", "run", "store",
+                      "testing", "texts", "throughput", "timing", "workbench"}),
     "evopress": frozenset({"api", "events", "found", "home", "run"}),
 }  # fmt: skip
 """Part of the package -> the parts it may import when loaded or called. `evopress` is the package's own `__init__`."""

@@ -89,7 +89,7 @@ def evaluate(
 
         # Before the model is loaded and its bank completed, which takes minutes.
         benchmarks.check(names, folders, limit, num_fewshot, batch_size)
-        from evopress.run import open_profile
+        from evopress.reopening import open_profile
 
         def listen(progress: Progress) -> None:
             say(f"{progress.phase}: {progress.text}")

@@ -208,7 +208,8 @@ def _ask(question: str, as_json: bool) -> None:
 
 
 def _stored(name: str, url: str) -> tuple[StudyRow, dict[str, Any], dict[str, Any]]:
-    from evopress.run import last_options, last_stops
+    from evopress.reopening import last_options
+    from evopress.run import last_stops
     from evopress.store import Store
 
     with Store.open(url, create=False) as store:

@@ -267,14 +267,6 @@ def _rate(timing: Timing, tokens: int) -> tuple[float, float, float]:
     return tokens / timing.median, tokens / timing.high, tokens / timing.low
 
 
-def bench(
-    packed: PackedModel, prompt_tokens: int = 512, decode_tokens: int = 64, batch: int = 1, repeats: int = 7, warmup: int = 1,
-    clock: Clock = time.perf_counter,
-) -> Speed:  # fmt: skip
-    """Time one model; enters it. To compare several, use `bench_interleaved`. Raises UsageError as that does."""
-    return bench_interleaved({"": packed}, prompt_tokens, decode_tokens, batch, repeats, warmup, clock)[""]
-
-
 def bench_interleaved(
     models: Mapping[str, PackedModel], prompt_tokens: int = 512, decode_tokens: int = 64, batch: int = 1, repeats: int = 7, warmup: int = 1,
     clock: Clock = time.perf_counter,

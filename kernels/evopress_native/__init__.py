@@ -7,7 +7,8 @@
 | `native-dense`   | `dense`       | any    | bfloat16, float32 | 16 or 32, in place                                                |
 
 In the spirit of QIGen (2307.03738): the generator knows vector width, bfloat16 dot products, AMX and caches (machine.py), and writes the
-unpacking of every bit width (words.py) into loops that stand as C (integers.c, bitmask.c, dense.c). Without a C compiler, or on another
+unpacking of every bit width (words.py) into loops that stand as C (integers.c, bitmask.c, dense.c). Codes are widened to
+the activations' type and never multiplied as integers (VNNI), since that would round the activations. Without a C compiler, or on another
 processor, these kernels support nothing, `evopress kernels list` says so, and torch's run. Called by the registry.
 """
 

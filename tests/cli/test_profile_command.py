@@ -138,7 +138,7 @@ SCORES = [TaskScore("mine", "acc", 0.5, 0.05, 100, 2, "none", "1"), TaskScore("m
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stand-ins for the heavy parts; what they were asked is returned."""
     import evopress.fitness.tasks
-    import evopress.run
+    import evopress.reopening
 
     seen: dict[str, Any] = {}
 
@@ -156,7 +156,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     seen["check"] = evopress.fitness.tasks.check
     monkeypatch.setattr(evopress.fitness.tasks, "check", check)
-    monkeypatch.setattr(evopress.run, "open_profile", open_profile)
+    monkeypatch.setattr(evopress.reopening, "open_profile", open_profile)
     monkeypatch.setattr(evopress.fitness.tasks, "evaluate", evaluate)
     return seen
 

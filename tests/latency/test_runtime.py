@@ -17,7 +17,6 @@ from evopress.hooks.registry import Registry
 from evopress.latency.runtime import (
     HEAD,
     NO_KERNEL,
-    bench,
     bench_interleaved,
     build,
     choose,
@@ -276,11 +275,12 @@ def test_models_take_turns_after_every_pass_of_a_workload(phase):
 def test_bench_takes_real_time():
     model = tiny("gpt2", num_hidden_layers=2)
     sites = find_sites(model).sites
-    speed = bench(build(model, sites, profile_of(sites, INT3), rounding(model), first_fitting(kernels(), "cpu")), 8, 3, repeats=2)
+    packed = build(model, sites, profile_of(sites, INT3), rounding(model), first_fitting(kernels(), "cpu"))
+    speed = bench_interleaved({"one": packed}, 8, 3, repeats=2)["one"]
     assert speed.prefill.n == speed.decode.n == 2
     assert speed.prefill.median > 0
     with pytest.raises(UsageError, match="positions"):
-        bench(build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu")), 128, 3)
+        bench_interleaved({"one": build(model, sites, profile_of(sites, DENSE), rounding(model), first_fitting(kernels(), "cpu"))}, 128, 3)
     with pytest.raises(UsageError, match="at least 1"):
         bench_interleaved({})
 
