@@ -10,10 +10,11 @@ demo: $(STAMP)
 	$(BIN)/evopress search start studies/demo.toml --require-gain
 	$(BIN)/evopress profile show demo
 
-# What is committed under results/: the demo's own result, the picture of a contest, and the leaderboard.
+# What is committed under results/: the demo's own result, the pictures of a contest and of a frontier, and the leaderboard.
 results: $(STAMP)
 	$(BIN)/evopress search start studies/demo.toml --require-gain --result results/demo.json
 	$(BIN)/evopress study compare studies/search-bits.toml --out results
+	$(BIN)/evopress study compare studies/search-latency.toml --out results
 	$(BIN)/evopress leaderboard --from-results results --markdown > results/LEADERBOARD.md
 
 test: $(STAMP)

@@ -48,7 +48,9 @@ def write_frontier(document: Mapping[str, Any], path: Path) -> None:
         means = [row["kl"]["mean"] for row in own]
         axes.errorbar(speeds, means, xerr=[low, high], fmt=marker, color=colour, ms=6, elinewidth=1, label=label, zorder=3)
         for row, speed, mean in zip(own, speeds, means, strict=True):
-            axes.annotate(_name(row), (speed, mean), xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+            # One level's name to the left and a searched profile's to the right: those that are near each other do not meet.
+            place, side = ((6, -12), "left") if row["kind"] != "uniform" else ((-6, 5), "right")
+            axes.annotate(_name(row), (speed, mean), xytext=place, textcoords="offset points", fontsize=8, color=colour, ha=side)
     best = front(rows)
     axes.plot([row["tokens_per_second"] for row in best], [row["kl"]["mean"] for row in best], color="#1F5FA8", lw=1, alpha=0.5, zorder=1)
     dense = next(row for row in document["rows"] if row["kind"] == "dense")
@@ -57,16 +59,19 @@ def write_frontier(document: Mapping[str, Any], path: Path) -> None:
         "dense", (dense["tokens_per_second"], 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points",
         fontsize=8, color=INK, va="top",
     )  # fmt: skip
+    axes.margins(x=0.1)
     axes.set_yscale("log")
     axes.set_xlabel(f"measured tokens a second, {document['workload']}", color=INK)
     axes.set_ylabel("held-out KL to the dense model, nats a token (lower is better)", color=INK)
     about = document["environment"]
     axes.set_title(
-        f"{document['model']}: {about['cpu']}, {about['threads']} threads, {about['dtype']}; line: Pareto front", fontsize=10, color=INK
+        f"{document['model']}: {about['cpu']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, {about['dtype']}; line: Pareto front",
+        fontsize=10,
+        color=INK,
     )
     axes.grid(True, which="both", color="#EEEEEE", lw=0.7)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", fontsize=9, frameon=False)
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
     figure.tight_layout()
     try:
         figure.savefig(path)

@@ -34,7 +34,7 @@ def title(document: Document) -> str:
     """What was timed, and where."""
     about = document["environment"]
     what = document["kernels"]["name"] if "kernels" in document else f"{document['frontier']['name']}: {document['workload']}"
-    return f"{what}; {about.get('gpu') or about['cpu']}, {about['threads']} threads, {about['dtype']}"
+    return f"{what}; {about.get('gpu') or about['cpu']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, {about['dtype']}"
 
 
 def header(document: Document) -> tuple[str, ...]:

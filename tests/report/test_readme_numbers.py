@@ -142,7 +142,7 @@ def test_how_fast_candidates_are_measured() -> None:
         assert sentence in text
 
 
-@pytest.mark.parametrize("name", ["kernels-cpu"])
+@pytest.mark.parametrize("name", ["kernels-cpu", "search-latency"])
 def test_claims_on_speed(name: str) -> None:
     """Every claim of a speed study as it is judged now, a row each."""
     study = read_speed_study(ROOT / "studies" / f"{name}.toml")
