@@ -64,11 +64,8 @@ def write_frontier(document: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(f"measured tokens a second, {document['workload']}", color=INK)
     axes.set_ylabel("held-out KL to the dense model, nats a token (lower is better)", color=INK)
     about = document["environment"]
-    axes.set_title(
-        f"{document['model']}: {about['cpu']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, {about['dtype']}; line: Pareto front",
-        fontsize=10,
-        color=INK,
-    )
+    where = f"{about['cpu']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, {about['dtype']}"
+    axes.set_title(f"{document['model']}: {where}; line: Pareto front", fontsize=10, color=INK)
     axes.grid(True, which="both", color="#EEEEEE", lw=0.7)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
