@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from evopress.api import Kernel, UsageError
+from evopress.api import Kernel, Site, UsageError
 from evopress.api.formats import GGUF_BLOCKS, fits_format, parse_int_format
 from evopress.api.version import library_version
 from evopress.api.workload import Workload
@@ -35,7 +36,7 @@ from evopress.latency.mixed import run_profiles
 from evopress.latency.parts import part_profiles, parts_of
 from evopress.latency.runtime import PLAIN, fastest
 from evopress.latency.table import OURS
-from evopress.models.load import resolve
+from evopress.models.load import ModelRef, resolve
 from evopress.pricing import CELLS, KERNEL, KERNELS, PART, WORKING_SET_BYTES, environment, read_table, runnable
 from evopress.provenance import commit
 from evopress.store import LatencyRow, Owner, Store
@@ -185,11 +186,16 @@ class _Bench:
         shapes = sorted({site.shape for site in sites if site.kind == "linear"})
         formats = [format for format in map(cell_text, ("dense", *(wanted.formats or DEMO_FORMATS[1:]))) if format != "absent"]
         kernels = self._conforming(shapes, formats, [getattr(torch, name)])  # no other may be chosen
-        document = replace(self, kernels=kernels)._timed(shapes, [workload.tokens], formats, [name], every=True)
-        table = runnable(read_table(self.store, wanted.device, name), kernels)
+        passing = replace(self, kernels=kernels)
+        return passing._timed(shapes, [workload.tokens], formats, [name], every=True) | passing._whole(ref, model, sites, formats, name)
+
+    def _whole(self, ref: ModelRef, model: nn.Module, sites: Sequence[Site], formats: Sequence[str], name: str) -> dict[str, Any]:
+        """Whole models in turns: parts, formats within the model, and random profiles to check the table's sum with."""
+        wanted, workload = self.wanted, Workload.parse(self.wanted.workload or "", "--workload")
         told, drawn = part_profiles(sites, formats), check_profiles(sites, formats, wanted.check, wanted.seed)
         self.say(f"timing {len(told) + len(drawn)} whole models of {ref.name} in turns: {workload}")
-        passes = run_profiles(model, sites, told | drawn, fastest(kernels, table, workload.tokens), workload, wanted.seed)
+        table = runnable(read_table(self.store, wanted.device, name), self.kernels)
+        passes = run_profiles(model, sites, told | drawn, fastest(self.kernels, table, workload.tokens), workload, wanted.seed)
         parts, within = parts_of(sites, told, passes, table, workload)
         here = {**environment(wanted.device, name), "model": ref.config_digest, "workload": str(workload)}
         for kind, timing in parts.items():
@@ -197,10 +203,12 @@ class _Bench:
         for format, one in within.items():
             ran = [[*shape, *kernel] for shape, kernel in one.kernels.items()]
             self.store.put_latency(_part_row(format, one.taken, workload, here | {CELLS: one.cells, KERNELS: ran}))
-        document |= {"workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()}}
-        document["within"] = {format: {"cells_seconds": one.cells, **_timing_json(one.taken)} for format, one in within.items()}
-        if wanted.check:
-            table = runnable(read_table(self.store, wanted.device, name), kernels)
+        document: dict[str, Any] = {
+            "workload": str(workload), "parts": {kind: _timing_json(timing) for kind, timing in parts.items()},
+            "within": {format: {"cells_seconds": one.cells, **_timing_json(one.taken)} for format, one in within.items()},
+        }  # fmt: skip
+        if drawn:
+            table = runnable(read_table(self.store, wanted.device, name), self.kernels)
             found = check_table(drawn, passes, sites, table, ref.config_digest, workload)
             document["check"] = [{"estimated_seconds": one.estimated, "error": one.error, **_timing_json(one.measured)} for one in found]
             document["check_median_error"] = statistics.median(abs(one.error) for one in found)
