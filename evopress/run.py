@@ -33,7 +33,7 @@ from evopress.gate import check_dense, dense_profile
 from evopress.hooks.registry import Registry
 from evopress.knowledge import Known
 from evopress.memory import Memory
-from evopress.plan import Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
+from evopress.plan import ENDLESS, Plan, default_options, make_plan, missed_roles, options_like, searcher_class, with_weights
 from evopress.precision import check_device, check_dtype
 from evopress.pricing import tables
 from evopress.recording import recorded
@@ -270,7 +270,8 @@ class _Execution:
         """
         # A round of slopes and a race takes as long as several generations of mutants.
         every = 1 if "slopes" in searcher.needs else WATCH_GENERATIONS
-        total = stops.generations or int(getattr(searcher, "generations", None) or 0)
+        own = int(getattr(searcher, "generations", None) or 0)
+        total = stops.generations or (own if own < ENDLESS else 0)
         shown: dict[str, Any] = {"profile": None, "generation": -every, "best": None, "gain": None}
 
         def tell(event: Event) -> None:

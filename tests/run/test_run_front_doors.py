@@ -224,6 +224,16 @@ def test_perplexity_as_the_fitness(tiny: Tiny, whole: Whole, home: Path) -> None
     assert run.gain.difference == pytest.approx(winner.nll.mean - uniform.nll.mean)
 
 
+def test_a_rival_that_ends_by_what_it_spends_shows_no_number_of_generations(tiny: Tiny, home: Path) -> None:
+    events: list[Progress] = []
+    searcher = "guided(slope_tokens=32,looks=2x32|1x96,local_looks=2x32|1x96,start_tokens=32,probe_tokens=32,rounds=1)"
+    own = keys(tiny) | {"searcher": searcher, "baselines": ("evolve(offspring=2,rungs=1x32)",), "listen": events.append}
+    evopress.search(tiny.model, budget="bits=3.8", methods=["rtn(bits=2..4,group=32)"], dtype="float32", speed=False, **own)
+    rival = [event for event in events if event.phase == "search" and event.text == "evolve"]
+    assert rival
+    assert {event.total for event in rival} == {0}
+
+
 # Small parts ----------------------------------------------------------------------------------------------------------------------------
 
 
