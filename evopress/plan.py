@@ -109,6 +109,8 @@ def make_plan(study: Study, registry: Registry, home: Path, tables: Callable[[],
     if workload is not None:
         if tables is None:
             raise UsageError(f"Study {study.name} has a latency budget, which is of no use here.", "Leave it out.")
+        for text in study.budgets:  # a slip is told before anybody is sent to time kernels
+            Budget.parse(text, space)
         table = runnable(tables(), registry.kernels())
         space = priced(space, methods, table, workload, ref.config_digest, study.model)
         fields = {FIELDS[text.partition("=")[0].strip().lower()] for text in study.budgets}

@@ -79,7 +79,7 @@ def table_of(rows: Sequence[LatencyRow], here: Mapping[str, Any]) -> LatencyTabl
             cells.setdefault(Cell(row.format, row.shape, row.tokens), {})[row.kernel] = measured
     about = f"{here['cpu']} with {here['threads']} threads in {here['dtype']}, torch {here['torch']}"
     found = {cell: tuple(measured.values()) for cell, measured in cells.items()}
-    return LatencyTable(found, parts, factors, about, here["dtype"], here["device"])
+    return LatencyTable(found, parts, factors, about, here["dtype"], here["device"], here["threads"])
 
 
 def runnable(table: LatencyTable, kernels: Iterable[Kernel]) -> LatencyTable:
@@ -108,7 +108,7 @@ def cell_of(site: Site, format: str, cost: Cost, workload: Workload) -> Cell:
 
 def bench_command(table: LatencyTable, workload: Workload, model: str, formats: Sequence[str]) -> str:
     """The command that fills a table. model: what `-m` takes, empty for the demo's."""
-    where = f"--dtype {table.dtype}{'' if table.device == 'cpu' else f' --device {table.device}'}"
+    where = f"--dtype {table.dtype} --threads {table.threads}{'' if table.device == 'cpu' else f' --device {table.device}'}"
     command = f"evopress kernels bench --workload {workload}{f' --model {shlex.quote(model)}' if model else ''} {where}"
     return " ".join((command, *(f"--format {format}" for format in formats)))
 

@@ -186,8 +186,8 @@ class _Execution:
             except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
                 return 1.0
             if turn + 1 < TRIES:
-                limits = f"limits at {fit.share:.3f} of the budget's are tried"
-                self.bench.listen(Progress("speed", f"a simple answer takes {times:.3f} times its budget as a whole model; {limits}"))
+                said = f"the knapsack's answer takes {times:.3f} times its budget as a whole model"
+                self.bench.listen(Progress("speed", f"{said}; trying limits that are {fit.share:.3f} of it"))
         return fit.best
 
     def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float) -> Outcome:

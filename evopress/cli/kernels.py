@@ -229,7 +229,8 @@ def import_(
     except FileNotFoundError:
         raise NotFound(f"File {file} does not exist.", "Write one with: evopress kernels export FILE.") from None
     except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
-        raise UsageError(f"{file} holds no timings: {error}.", "Write one with: evopress kernels export FILE.") from error
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else error
+        raise UsageError(f"{file} holds no timings: {reason}.", "Write one with: evopress kernels export FILE.") from error
     with Store.open(storage_url(storage)) as store:
         known = set(map(_identity, store.latencies()))
         new = [row for row in rows if _identity(row) not in known]

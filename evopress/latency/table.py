@@ -61,7 +61,7 @@ class Factor:
 class LatencyTable:
     """cells: by what is multiplied, one measurement a kernel. parts: seconds of one such part. about: the machine and its libraries.
 
-    factors: by format, as a Part. dtype, device: of the activations, and where they were.
+    factors: by format, as a Part. dtype, device: of the activations, and where they were. threads: that ran.
     """
 
     cells: Mapping[Cell, Sequence[Measured]] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class LatencyTable:
     about: str = ""
     dtype: str = ""
     device: str = "cpu"
+    threads: int = 1
 
     def best(self, cell: Cell) -> Measured:
         """The fastest kernel of a cell. Raises NotFound."""

@@ -66,7 +66,7 @@ def _passes(row: LatencyRow | None, workload: Workload) -> tuple[float, float, f
 
 def header(workload: Mapping[str, Any]) -> tuple[str, ...]:
     """Columns beside those of every comparison."""
-    return (f"table, ms {per(workload)}", f"measured, ms {per(workload)}", "table off by", "in budget")
+    return (f"table, ms {per(workload)}", f"measured, ms {per(workload)}", "table too high by", "in budget")
 
 
 def cells(latency: Mapping[str, Any]) -> tuple[str, ...]:
@@ -96,7 +96,8 @@ def notes(document: Document) -> list[str]:
             " timed, so whether it takes that long is not known"
         ]
     said = f"table says {1e3 * own['estimated_seconds']:,.2f} ms, measured {1e3 * own['measured_seconds']:,.2f} ms ({own['error']:+.1%})"
-    found = [f"latency, {workload['text']}: {label}: {said}; all are measured in turns as whole models, and a share is of dense in these"]
+    turns = f"all are measured in turns as whole models, a share is of dense in these, so the budget is {limit}; ?: the interval holds it"
+    found = [f"latency, {workload['text']}: {label}: {said}; {turns}"]
     if not own["sure"]:
         found.append(f"note: the interval of the measured time of {label} holds the budget of {limit}: time it again to be sure")
     if not own["meets_budget"]:

@@ -80,3 +80,9 @@ def test_a_start_prints_the_coverage(tiny: Tiny, evopress_command: object) -> No
     answer: Answer = evopress_command("search", "start", *tiny_study.arguments(tiny, searcher="uniform", baselines=("greedy",)))  # type: ignore[operator]
     assert answer.code == 0, answer.err
     assert "28 linear sites, 99.5% of the parameters outside embeddings and head; budget bits=3.8 = at most 98,432 bytes" in answer.err
+
+
+@pytest.mark.parametrize("text", ["latency=0", "latency=-1ms", "latency=0x", "latency=20"])
+def test_a_slip_in_a_latency_budget_is_told_before_times_are_asked_for(text: str, tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=text.removesuffix("20")):
+        make_plan(tiny_study.study(tiny, budgets=(text,)), Registry.load(), tmp_path, lambda: pytest.fail("times were asked for"))

@@ -244,12 +244,14 @@ def test_a_missing_time_names_the_command_that_measures_it():
         "and 3 more were never timed on this machine as it would run now."
     )
     assert caught.value.hint == (
-        "Run: evopress kernels bench --workload decode,batch=1,context=512 --model 'my models/llama' --dtype float32 "
+        "Run: evopress kernels bench --workload decode,batch=1,context=512 --model 'my models/llama' --dtype float32 --threads 1 "
         "--format bitmask@0.5 --format int4-g8"
     )
     workload = Workload("decode", 1, 64)
     parts = {Part("m", kind, workload): measured(1) for kind in ("attention", "mlp", "model")}
-    with pytest.raises(NotFound, match=r"and the model's block and 3 more were never timed .*context=64 --dtype float32 --device cuda --f"):
+    with pytest.raises(
+        NotFound, match=r"and the model's block and 3 more were never timed .*context=64 --dtype float32 --threads 1 --device cuda --f"
+    ):
         priced(space(), METHODS, replace(known, parts=parts, device="cuda"), workload, "m", "")
 
 
