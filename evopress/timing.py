@@ -243,16 +243,23 @@ class _Bench:
     ) -> dict[str, Any]:
         self.say("measuring memory bandwidth and dense multiplication")
         dtypes = [getattr(torch, name) for name in names]
-        floor, rows = measure_floor(dtypes, device=self.wanted.device), []
-        for row in self._measured(shapes, tokens, formats, dtypes, floor, every):
-            here = {**environment(self.wanted.device, row.dtype), "working_set_bytes": self._working_set(row.shape)}
-            self.store.put_latency(latency_row(row, here))
-            rows.append(row)
+        floor, rounds = measure_floor(dtypes, device=self.wanted.device), list[list[KernelRow]]()
+        for together in self._measured(shapes, tokens, formats, dtypes, floor, every):
+            rounds.append([])
+            for row in together:
+                here = {**environment(self.wanted.device, row.dtype), "working_set_bytes": self._working_set(row.shape)}
+                self.store.put_latency(latency_row(row, here))
+                rounds[-1].append(row)
         rates = {"gigabytes_per_second": floor.bytes_per_second / 1e9, "gigaflops": {k: v / 1e9 for k, v in floor.flops_per_second.items()}}
         about = {**environment(self.wanted.device, " ".join(names)), "commit": commit(), "peers": peer_versions(self.kernels)}
         where = {"device": about["device"], "threads": about["threads"]}
-        told = [_row_json(row) | where for row in rows]
-        return {"environment": about, "floor": rates, "rows": told, "against_peers": against_peers(rows)}
+        told = [_row_json(row) | where for rows in rounds for row in rows]
+        return {
+            "environment": about,
+            "floor": rates,
+            "rows": told,
+            "against_peers": [duel for rows in rounds for duel in against_peers(rows)],
+        }
 
     def _measured(
         self,
@@ -262,7 +269,8 @@ class _Bench:
         dtypes: Sequence[torch.dtype],
         floor: Floor,
         every: bool,
-    ) -> Iterator[KernelRow]:
+    ) -> Iterator[Iterator[KernelRow]]:
+        """Rows of those that take turns with each other."""
         wanted, started, generator = self.wanted, time.monotonic(), torch.Generator().manual_seed(self.wanted.seed)
         for number, shape in enumerate(shapes):
             if number and wanted.seconds is not None and time.monotonic() - started > wanted.seconds:
@@ -273,9 +281,9 @@ class _Bench:
             working_set = self._working_set(shape)
             # Large copies of one format at a time, or the memory does not hold them; the dense layer is timed beside each.
             apart = working_set > wanted.working_set_bytes
-            for some in [[format] for format in formats if format != "dense"] if apart else [list(formats)]:
+            for some in families(formats) if apart else [list(formats)]:
                 options = (wanted.rounds, wanted.most_seconds, working_set, every, wanted.peers, floor, wanted.device)
-                yield from bench_kernels(self.kernels, generator, [shape], tokens, some, dtypes, *options)
+                yield bench_kernels(self.kernels, generator, [shape], tokens, some, dtypes, *options)
 
     def _working_set(self, shape: tuple[int, int]) -> int:
         return LARGE_BYTES if self.wanted.large and shape in LARGE_SHAPES else self.wanted.working_set_bytes
@@ -313,10 +321,17 @@ def _blocks_of(format: str) -> list[str]:
     return [f"gguf-{name}"] if name in GGUF_BLOCKS else []
 
 
+def families(formats: Sequence[str]) -> list[list[str]]:
+    """The formats but dense, each with llama.cpp's blocks of the same bits where these are among them: what is to be compared."""
+    blocks = {format: [one for one in _blocks_of(format) if one in formats] for format in dict.fromkeys(formats) if format != PLAIN}
+    below = {one for own in blocks.values() for one in own}
+    return [[format, *own] for format, own in blocks.items() if format not in below] or [[PLAIN]]
+
+
 def against_peers(rows: Sequence[KernelRow]) -> list[dict[str, Any]]:
     """For every cell that ours and others ran: seconds of each other of the same bits over those of ours, paired in their rounds.
 
-    The fastest other of a cell stands first.
+    rows: of kernels that took turns with each other. The fastest other of a cell stands first.
     """
     found = []
     for cell in dict.fromkeys((row.shape, row.dtype, row.tokens, row.format) for row in rows):

@@ -159,11 +159,11 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     print(f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}")
     print(f"floor: {floor['gigabytes_per_second']:.1f} GB/s read, {rates}\n")
     header = ("shape", "dtype", "tokens", "format", "kernel", "median µs", "95% interval", "n", "warm µs", "x dense", "GB/s", "of floor")
-    print_table(header, [_cells(row) for row in document["rows"]], "no kernel runs these formats at these shapes")
+    print_table(header, [_cells(row) for row in _once(document["rows"], "kernel")], "no kernel runs these formats at these shapes")
     if document["against_peers"]:
         print("\nours against every other kernel of the same bits, the fastest first, in the same rounds (above 1: ours is faster)\n")
         duel = ("shape", "dtype", "tokens", "format", "kernel", "other", "times as fast", "95% interval", "n")
-        print_table(duel, [_duel(row) for row in document["against_peers"]])
+        print_table(duel, [_duel(row) for row in _once(document["against_peers"], "peer")])
     for kind, part in document.get("parts", {}).items():
         span = f"{1e6 * part['low_seconds']:.1f}-{1e6 * part['high_seconds']:.1f}"
         print(f"{kind}: {1e6 * part['median_seconds']:.1f} µs ({span}, n {part['samples']})")
@@ -179,6 +179,14 @@ def _print_bench(document: Mapping[str, Any]) -> None:
     rounded = {row["kernel"]: row["rounding"] for row in document["rows"] if row["rounding"]}
     for name, error in rounded.items():
         print(f"{name} rounds the activations: relative error up to {error:.1e}; it is never chosen for a budget")
+
+
+def _once(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    """The first of each cell: the dense layer is timed beside every format that is timed apart."""
+    first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault((*row["shape"], row["dtype"], row["tokens"], row["format"], row[key]), row)
+    return list(first.values())
 
 
 def _duel(row: Mapping[str, Any]) -> tuple[str, ...]:

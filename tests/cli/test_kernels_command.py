@@ -219,14 +219,32 @@ def test_large_shapes_come_beside_the_demos_and_are_read_from_memory(
     monkeypatch.setattr(timing, "LARGE_SHAPES", ((16, 64),))
     monkeypatch.setattr(timing, "LARGE_BYTES", pricing.WORKING_SET_BYTES + 1)
     quick, url = ("--rounds", "1", "--most-seconds", "0"), f"sqlite:///{tmp_path / 'k.db'}"
-    said = invoke(app, "bench", option, "--format", "int4-g64", *quick, "--storage", url)
+    # Rounds differ in number, as they do where one format is known sooner than another.
+    counts = iter([1, 2, 3, 4])
+    plain = timing.bench_kernels
+    monkeypatch.setattr(timing, "bench_kernels", lambda *about: plain(*about[:6], next(counts), *about[7:]))
+    said = invoke(app, "bench", option, "--format", "int4-g64", "--format", "int8-g64", *quick, "--storage", url, "--json")
     assert said.exit_code == 0, said.output
+    samples = [(row["format"], tuple(row["shape"]), row["samples"]) for row in json.loads(said.stdout)["rows"]]
+    assert set(samples) == {
+        *((format, (8, 64), 1) for format in ("dense", "int4-g64", "int8-g64")), ("dense", (16, 64), 2), ("int4-g64", (16, 64), 2),
+        ("dense", (16, 64), 3), ("int8-g64", (16, 64), 3),
+    }  # fmt: skip
+    assert {duel["samples"] for duel in json.loads(said.stdout)["against_peers"]} == ({1, 2, 3} if compiler() else set())
     with Store.open(url, create=False) as store:
         found = {row.shape: row.environment["working_set_bytes"] for row in store.latencies(phase="kernel")}
         assert found == {(8, 64): pricing.WORKING_SET_BYTES, (16, 64): pricing.WORKING_SET_BYTES + 1}
         assert {row.tokens for row in store.latencies(phase="kernel")} == {1}
         assert {cell.shape for cell in pricing.read_table(store, "cpu", "bfloat16").cells} == {(8, 64)}
         assert not pricing.read_table(store, "cpu", "float32").cells
+
+
+def test_formats_are_timed_apart_with_the_blocks_that_they_are_compared_with() -> None:
+    from evopress.timing import families
+
+    formats = ["dense", "int2-g64", "bitmask", "int4-g64", "int7-g64", "gguf-q2_k", "gguf-q4_k", "gguf-q6_k"]
+    assert families(formats) == [["int2-g64", "gguf-q2_k"], ["bitmask"], ["int4-g64", "gguf-q4_k"], ["int7-g64"], ["gguf-q6_k"]]
+    assert families(["dense"]) == [["dense"]]
 
 
 def test_a_bench_waits_for_another_timing_and_says_so_once(
