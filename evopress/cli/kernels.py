@@ -90,7 +90,9 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Every kernel that is installed, not the first that fits; --large, unless --shape.")
     ] = False,
-    large: Annotated[bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory.")] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="Shapes of 1B, 8B and 70B Llama layers too, read from memory; needs 20 GB.")
+    ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each kernel, at least.")] = 7,
     most_seconds: Annotated[float, typer.Option("--most-seconds", min=0, help="For one shape and number of tokens, at most.")] = 3.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further shape after so many seconds.")] = None,
