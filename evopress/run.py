@@ -43,7 +43,7 @@ from evopress.report.statistics import interval, paired
 from evopress.search.ledger import Ledger
 from evopress.search.loop import Event, Outcome, Stops, Totals, drive
 from evopress.search.moves import within
-from evopress.speed import pass_seconds, speeds
+from evopress.speed import pass_seconds, pass_speeds, speeds
 from evopress.store import Store, load_reference
 from evopress.texts import Texts
 from evopress.tightening import ENOUGH, ROUNDS, TRIES, Fit, further, joined, lower, overtime, scaled
@@ -147,6 +147,9 @@ class _Execution:
         rows = self._compare(found, spent, front)
         if speed:
             timed = speeds(self.bench, found)
+            if in_time:  # what the budget is of is known best from single passes
+                passes = pass_speeds(self.bench, found, "comparison")
+                timed = {label: timed[label] | passes[label] for label in found}
             rows = tuple(replace(row, speed=timed[row.label]) for row in rows)
         self._keep(rows, {"dense": "reference", cls.name: "winner", **dict.fromkeys(front, "front")})
         best = Best(cls.name, outcome.best, self.bench)

@@ -46,7 +46,12 @@ def speeds(bench: Workbench, profiles: Mapping[str, Profile]) -> Speeds:
 
 
 def pass_seconds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> dict[str, float]:
-    """Median seconds of one pass of the study's workload by label, told and taken as `speeds` does.
+    """Median seconds of one pass of the study's workload by label, as `pass_speeds` tells them."""
+    return {label: next(iter(phases.values())).median_seconds for label, phases in pass_speeds(bench, profiles, purpose).items()}
+
+
+def pass_speeds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str) -> Speeds:
+    """Single passes of the study's workload, many in turns after every one, told and taken as `speeds` does.
 
     purpose: what the times are for; those for another are not read.
     """
@@ -68,8 +73,7 @@ def pass_seconds(bench: Workbench, profiles: Mapping[str, Profile], purpose: str
         }
 
     tokens = 1 if workload.phase == "decode" else workload.context
-    found = _told(bench, profiles, {workload.phase: tokens}, take, purpose)
-    return {label: phases[workload.phase].median_seconds for label, phases in found.items()}
+    return _told(bench, profiles, {workload.phase: tokens}, take, purpose)
 
 
 def _told(

@@ -14,6 +14,7 @@ from tiny_study import Answer, Tiny
 
 from evopress.api.study import Study
 from evopress.events import silent
+from evopress.latency.runtime import TURNS
 from evopress.report.result import result_json
 from evopress.run import execute
 from evopress.store import Store
@@ -44,6 +45,7 @@ def test_the_comparison_sets_the_table_beside_the_measurement(tiny: Tiny, tmp_pa
         one = next(item for item in document["rows"] if item["label"] == row.label)["latency"]
         assert one["estimated_seconds"] == found.plan.space.cost(row.profile).nanoseconds / 1e9 > 0
         assert row.speed["prefill"].tokens == 64, "the context of the workload"
+        assert (row.speed["decode"].tokens, row.speed["decode"].samples) == (1, TURNS["decode"]), "what the budget is of, in single passes"
         assert one["measured_seconds"] == pytest.approx(row.speed["decode"].median_seconds / row.speed["decode"].tokens)
         assert one["error"] == pytest.approx(one["estimated_seconds"] / one["measured_seconds"] - 1)
         assert one["limit_seconds"] == limit
