@@ -56,6 +56,8 @@ FRONT = 8
 """Profiles of a front that are compared, at most: each is scored on all held-out text, and timed."""
 WATCH_TOKENS = 2048
 """Tokens on which the display compares with uniform."""
+KEPT_TOKENS = 4096
+"""Search tokens on which a simple answer that keeps a time stands against the answer under a tighter limit."""
 WATCH_GENERATIONS = 5
 """Generations between two comparisons with uniform for the display."""
 
@@ -117,13 +119,13 @@ class _Execution:
         options = {**default_options(cls), **options}
         stops = Stops(self.study.stop_generations, self.study.stop_tokens, self.study.stop_seconds)
         in_time = speed and self.plan.workload is not None
-        share = self._fitting(simple["knapsack"]) if in_time else 1.0
+        share, kept = self._fitting(simple["knapsack"]) if in_time else (1.0, None)
         if share != 1:  # what stands beside the search must have its limits
             simple = self._simple(share)
         starts = tuple(self.space.genotype(profile) for profile in simple.values())
         outcome = self._drive(cls.name, options, stops, starts, simple["uniform"], share=share)
         if in_time:
-            outcome = self._in_time(cls.name, options, stops, outcome, share)
+            outcome = self._in_time(cls.name, options, stops, outcome, share, kept)
         found, spent = {"dense": dense_profile(self.space)}, {cls.name: outcome.totals}
         for text in self.study.baselines:
             rival, rival_options = searcher_class(self.bench.registry, text, self.study)
@@ -173,28 +175,35 @@ class _Execution:
         timed = pass_seconds(self.bench, {"dense": dense_profile(self.space), what: profile}, what)
         return overtime(self.plan.budgets, self.space, timed["dense"], timed[what])
 
-    def _fitting(self, profile: Profile) -> float:
+    def _fitting(self, profile: Profile) -> tuple[float, Profile | None]:
         """The share of the study's limits under which a simple answer, as a whole model, keeps its budgets and leaves little of them.
 
-        profile: the simple answer to the study's own limits.
+        profile: the simple answer to the study's own limits. With the share comes the answer under the loosest limit that kept them.
         """
-        fit = Fit()
+        fit, kept = Fit(), None
         for turn in range(TRIES):
-            times = self._overtime(profile, f"simple answer {turn}")
+            times, tried = self._overtime(profile, f"simple answer {turn}"), fit.share
             fit = fit.after(times)
+            kept = profile if fit.kept == tried else kept
             if fit.done:
                 break
             try:
                 profile = self._simple(fit.share)["knapsack"]
             except InfeasibleBudget:  # the answer of the search itself is timed, and then it is said
-                return 1.0
+                return 1.0, kept
             if turn + 1 < TRIES:
                 said = f"the knapsack's answer takes {times:.3f} times its budget as a whole model"
                 self.bench.listen(Progress("speed", f"{said}; trying limits that are {fit.share:.3f} of it"))
-        return fit.best
+        return fit.best, kept
 
-    def _in_time(self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float) -> Outcome:
-        """While the answer as a whole model leaves nothing of its latency budget, search on under a tighter limit."""
+    def _in_time(
+        self, name: str, options: Mapping[str, Any], stops: Stops, outcome: Outcome, share: float, kept: Profile | None
+    ) -> Outcome:
+        """While the answer as a whole model leaves nothing of its latency budget, search on under a tighter limit.
+
+        kept: a simple answer under a looser limit that keeps the budget; it stands against an answer under a tighter one.
+        """
+        first = outcome
         for turn in range(ROUNDS):
             times = self._overtime(outcome.best, f"answer {turn}")
             if times <= ENOUGH:
@@ -211,7 +220,19 @@ class _Execution:
             self.bench.listen(Progress("speed", f"{said}; searching under a tighter limit"))
             track = f"{name} tighter {turn + 1}"
             outcome = joined(outcome, self._drive(name, options, further(stops), starts, share=share, track=track))
-        return outcome
+        return outcome if kept is None or outcome is first else self._better(name, outcome, kept)
+
+    def _better(self, name: str, outcome: Outcome, kept: Profile) -> Outcome:
+        """The outcome, with the kept profile in place of its answer where that is worse on some of the search text."""
+        slice_ = self.bench.texts.first("search", KEPT_TOKENS)
+        found, simple = self.bench.measure([outcome.best, kept], slice_, self.study.fitness, "search")
+        spent = outcome.totals
+        totals = replace(spent, evaluations=spent.evaluations + 2, tokens=spent.tokens + 2 * slice_.tokens)
+        if simple.fitness >= found.fitness:
+            return replace(outcome, totals=totals)
+        said = "under the tighter limit it found nothing better than a simple answer that keeps the budget"
+        self.remarks[name] = "; ".join(filter(None, (self.remarks.get(name), said)))
+        return replace(outcome, best=kept, totals=totals)
 
     def _tell(self, need: Knowledge) -> tuple[Any, ...]:
         """A fact of the sites, or what earlier searches left in the store, read when a searcher first needs it."""

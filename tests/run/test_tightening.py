@@ -125,6 +125,27 @@ def test_an_answer_that_is_slower_than_the_simple_one_is_searched_on_for_a_quart
     assert found.outcome.totals.generation == 4 + 1
 
 
+@pytest.mark.parametrize(("slow", "gives_way"), [(1.6, True), (1.0, False)])
+def test_an_answer_that_ends_behind_a_simple_one_that_keeps_the_budget_gives_way(
+    slow: float, gives_way: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pass_seconds(bench: Any, profiles: Any, purpose: str) -> Any:
+        return planted_seconds(slow if purpose == "answer 0" else 0.9)(bench, profiles, purpose)
+
+    monkeypatch.setattr("evopress.run.pass_seconds", pass_seconds)
+    monkeypatch.setitem(TURNS, "decode", 1)
+    tiny_times.plant(tiny_study.url(tmp_path), tiny, tmp_path)
+    study = tiny_study.study(
+        tiny, searcher="evolve(generations=1,offspring=1,rungs=1x32)", baselines=("knapsack",), budgets=("latency=0.6x,context=64",),
+        methods=("rtn(bits=2..4,group=32)",),
+    )  # fmt: skip
+    found = execute(study, tiny_study.url(tmp_path), tmp_path, dtype="float32", command="test")
+    knapsack = next(row.profile for row in found.rows if row.label == "knapsack")
+    assert ("nothing better than a simple answer that keeps the budget" in found.remarks.get("evolve", "")) == gives_way
+    if gives_way:
+        assert found.best.profile == knapsack
+
+
 def test_what_is_spent_at_most() -> None:
     assert further(Stops(10, 100, 8.0, None)) == Stops(3, 25, 2.0, None)
     assert altogether(Stops(10, 100, 8.0, 4)) == Stops(18, 175, 14.0, 7)
