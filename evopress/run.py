@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evopress.api import (
     REMEMBERED,
@@ -48,9 +48,6 @@ from evopress.store import Store, load_reference
 from evopress.texts import Texts
 from evopress.tightening import ENOUGH, ROUNDS, TRIES, Fit, further, joined, lower, overtime, scaled
 from evopress.workbench import Workbench
-
-if TYPE_CHECKING:
-    pass
 
 FRONT = 8
 """Profiles of a front that are compared, at most: each is scored on all held-out text, and timed."""

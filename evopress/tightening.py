@@ -97,7 +97,8 @@ def _scaled(stops: Stops, times: Fraction) -> Stops:
 
 
 def joined(first: Outcome, second: Outcome) -> Outcome:
-    """The second outcome, with what both took."""
+    """The outcome of a further search, with what both took. Its next question needs a stop of the study that is `SHARE` times its own."""
     fields = ("evaluations", "tokens", "seconds", "cached", "wall_seconds", "thinking_seconds")
     sums = {field: getattr(first.totals, field) + getattr(second.totals, field) for field in fields}
-    return replace(second, totals=Totals(first.totals.generation + second.totals.generation, **sums))
+    wanted = None if second.next_tokens is None else second.next_tokens * SHARE
+    return replace(second, totals=Totals(first.totals.generation + second.totals.generation, **sums), next_tokens=wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ def test_what_both_searches_took_is_told() -> None:
     both = joined(one, other)
     assert (both.best, both.reason) == (other.best, "finished")
     assert both.totals == Totals(3, 15, 150, 2.0, 5, 3.0, 0.75)
+    assert both.next_tokens is None
+    more = joined(one, replace(other, next_tokens=25))
+    assert further(Stops(tokens=more.next_tokens)).tokens == 25, "as many as let the further search go on"
 
 
 def planted_seconds(slow: float) -> Any:
